@@ -1,0 +1,77 @@
+"""The command line: its commands, and the one place where an error becomes lines and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import gencli
+from gencli.errors import GencliError
+
+app = typer.Typer(
+    name="gencli",
+    help="Train a small GPT on your own text, and get text out of it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=True,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"gencli {gencli.__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="gencli demo shows the whole way in two minutes.")
+def gencli_(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train a small GPT on your own text, and get text out of it.
+
+    text → tokenize → pretrain → finetune → generate
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code. Errors become lines on stderr, never a traceback."""
+    from gencli.ui import Screen
+
+    try:
+        result = app(
+            list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="gencli"
+        )
+    except GencliError as error:
+        Screen().error(error.lines())
+        return error.exit_code
+    except BrokenPipeError:
+        # Nobody reads on: keep the interpreter from flushing into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (KeyboardInterrupt, typer.Abort):
+        return 128 + signal.SIGINT
+    except MemoryError:
+        Screen().error(
+            ["error: the machine's memory is full", "  try: a smaller --batch-size, --context or --size"]
+        )
+        return 4
+    except Exception as error:
+        return _shown_by_typer(error)
+    return result if isinstance(result, int) else 0
+
+
+def _shown_by_typer(error: Exception) -> int:
+    """Show a usage error as Typer words it; anything else is a bug and keeps its traceback."""
+    show = getattr(error, "show", None)
+    if show is None or not hasattr(error, "exit_code"):
+        raise error
+    show()
+    return int(error.exit_code)

@@ -1,0 +1,1 @@
+"""gencli demo: placeholder until written in full."""

@@ -1,0 +1,80 @@
+"""gencli encode and decode: text to ids and back, in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from gencli.cli.app import app
+from gencli.cli.options import command
+from gencli.errors import InputError, UsageError
+from gencli.settings import DecodeSettings, EncodeSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gencli.text.tokenizer import Tokenizer
+
+
+@command(
+    app,
+    EncodeSettings,
+    example='gencli encode -m models/tale "나는 학교에 간다"\ngencli encode -m models/tale < text.txt > ids.txt',
+)
+def encode(settings: EncodeSettings) -> None:
+    """Turn text into token ids, separated by spaces, on one line."""
+    from gencli.ui import emit, write
+
+    tokenizer = _tokenizer(settings.model)
+    ids = tokenizer.encode(_text(settings.text))
+    if settings.json:
+        emit({"event": "tokens", "ids": ids, "pieces": [tokenizer.piece(number) for number in ids]})
+    elif settings.pieces:
+        write(" ".join(tokenizer.piece(number).replace("\n", "\\n") for number in ids) + "\n")
+    else:
+        write(" ".join(map(str, ids)) + "\n")
+
+
+@command(
+    app,
+    DecodeSettings,
+    example="gencli decode -m models/tale 312 87 5\n"
+    "gencli encode -m models/tale < a.txt | gencli decode -m models/tale",
+)
+def decode(settings: DecodeSettings) -> None:
+    """Turn token ids into the text they stand for, exactly."""
+    from gencli.ui import emit, write
+
+    tokenizer = _tokenizer(settings.model)
+    words = settings.ids or tuple(_stdin("ids").split())
+    try:
+        ids = [int(word) for word in words]
+    except ValueError as error:
+        raise InputError(f"token ids are whole numbers: {error}") from error
+    text = tokenizer.decode(ids)
+    if settings.json:
+        emit({"event": "text", "text": text})
+    else:
+        write(text)
+
+
+def _tokenizer(model: Path) -> Tokenizer:
+    from gencli.model.folder import TOKENIZER
+    from gencli.text.tokenizer import Tokenizer
+
+    return Tokenizer.open(model / TOKENIZER)
+
+
+def _text(argument: str | None) -> str:
+    if argument is not None and argument != "-":
+        return argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return _stdin("text")
+
+
+def _stdin(what: str) -> str:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(f"no {what} given", hint="as an argument, or through a pipe")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError("stdin is not UTF-8", where=f"byte {error.start}", hint="iconv -t utf-8") from error

@@ -1,0 +1,163 @@
+"""gencli generate: text on stdout."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gencli.cli.app import app
+from gencli.cli.options import command
+from gencli.errors import InputError, UsageError
+from gencli.settings import GenerateSettings
+
+if TYPE_CHECKING:
+    from gencli.decoding.decoder import Slide, Token
+    from gencli.ui import Screen
+
+
+@command(
+    app,
+    GenerateSettings,
+    example='gencli generate -m models/tale "Once upon a time"\n'
+    'echo "옛날 옛적에" | gencli generate -m models/tale -n 300',
+)
+def generate(settings: GenerateSettings) -> None:
+    """Write text that begins with your prompt, or answer it if the model was fine-tuned.
+
+    Filters apply in this order: repetition penalty, top-k, top-p, min-p, temperature.
+    """
+    from gencli.decoding import decoder
+    from gencli.decoding.engines import open_engine
+    from gencli.decoding.prompts import prompt_ids
+    from gencli.decoding.sampler import Sampling
+    from gencli.model.folder import open_model
+    from gencli.ui import Screen
+
+    screen = Screen(quiet=settings.quiet)
+    prompt = _prompt(settings)
+    folder = open_model(settings.model)
+    tokenizer = folder.tokenizer
+    engine = open_engine(folder, engine=settings.engine, device=settings.device)
+    chat = folder.is_chat and not settings.raw
+    seed = secrets.randbits(31) if settings.seed is None else settings.seed
+    if settings.seed is None and settings.temperature > 0:
+        screen.note(f"seed {seed}")
+    events = decoder.generate(
+        engine,
+        tokenizer,
+        [prompt_ids(tokenizer, prompt, chat=chat)],
+        sampling=Sampling(
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            min_p=settings.min_p,
+            repetition_penalty=settings.repetition_penalty,
+        ),
+        seed=seed,
+        max_new_tokens=settings.max_new_tokens,
+        copies=settings.num_samples,
+        stop=[text for text in settings.stop if text],
+    )
+    lead = "" if chat else prompt
+    if settings.json:
+        _write_json(events, settings, prompt, seed)
+    elif settings.num_samples == 1:
+        _write_stream(events, lead, screen)
+    else:
+        _write_samples(events, lead, settings.num_samples, screen)
+
+
+def _prompt(settings: GenerateSettings) -> str:
+    """Return the prompt from the argument, the file, or the pipe."""
+    if settings.prompt is not None and settings.prompt_file is not None:
+        raise UsageError("a prompt and a prompt file can't both be given")
+    if settings.prompt_file is not None:
+        return _decoded(_read(settings.prompt_file), str(settings.prompt_file))
+    if settings.prompt is not None and settings.prompt != "-":
+        return settings.prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if sys.stdin is None or sys.stdin.isatty():
+        if settings.prompt == "-":
+            raise UsageError("stdin is the terminal", hint="give the prompt as an argument, or pipe it in")
+        return ""
+    text = _decoded(sys.stdin.buffer.read(), "stdin")
+    return text[:-1] if text.endswith("\n") else text
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the prompt can't be read: {error.strerror}", where=str(path)) from error
+
+
+def _decoded(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "the prompt is not UTF-8", where=f"{where}, byte {error.start}", hint="convert it: iconv -t utf-8"
+        ) from error
+
+
+def _slid(event: Slide, screen: Screen) -> None:
+    screen.note(f"the text outgrew the context: its oldest {event.dropped:,} tokens are forgotten", "dim")
+
+
+def _write_stream(events: Iterator[Token | Slide], lead: str, screen: Screen) -> None:
+    """Write one text as it comes."""
+    from gencli.decoding.decoder import Slide
+    from gencli.ui import write
+
+    write(lead)
+    began, count = time.monotonic(), 0
+    for event in events:
+        if isinstance(event, Slide):
+            _slid(event, screen)
+            continue
+        count += 1
+        if event.text:
+            write(event.text)
+    write("\n")
+    screen.note(f"{count:,} tokens, {count / (time.monotonic() - began):,.0f} a second", "dim")
+
+
+def _write_samples(events: Iterator[Token | Slide], lead: str, count: int, screen: Screen) -> None:
+    """Write several texts, each when it is whole, in order, with a blank line between."""
+    from gencli.decoding.decoder import Slide
+    from gencli.ui import write
+
+    texts, ended, shown = [lead] * count, [False] * count, 0
+    for event in events:
+        if isinstance(event, Slide):
+            _slid(event, screen)
+            continue
+        texts[event.row] += event.text
+        ended[event.row] = event.finish is not None
+        while shown < count and ended[shown]:
+            write(("\n" if shown else "") + texts[shown] + "\n")
+            shown += 1
+
+
+def _write_json(events: Iterator[Token | Slide], settings: GenerateSettings, prompt: str, seed: int) -> None:
+    """Write one object per text."""
+    from gencli.decoding.decoder import Slide
+    from gencli.ui import emit
+
+    texts = [""] * settings.num_samples
+    counts = [0] * settings.num_samples
+    began = time.monotonic()
+    for event in events:
+        if isinstance(event, Slide):
+            continue
+        texts[event.row] += event.text
+        counts[event.row] += 1
+        if event.finish is not None:
+            emit({
+                "event": "sample", "prompt": prompt, "text": texts[event.row], "tokens": counts[event.row],
+                "finish": event.finish, "seed": seed, "row": event.row,
+                "tokens_per_second": round(counts[event.row] / (time.monotonic() - began), 1),
+            })  # fmt: skip

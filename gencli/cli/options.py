@@ -1,0 +1,91 @@
+"""Turns a settings class into the options of a command, so that no option is ever declared twice."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from gencli.knobs import REQUIRED, Common, Knob, Settings, flag_of, knobs_of, resolve
+
+Saved = Callable[[dict[str, object]], dict[str, object]]
+
+
+def command(
+    app: typer.Typer,
+    settings: type[Settings],
+    *,
+    example: str,
+    saved: Callable[[dict[str, object]], dict[str, object]] | None = None,
+) -> Callable[[Callable[[Settings], None]], Callable[[Settings], None]]:
+    """Register a function of resolved settings as the command of its name.
+
+    `saved` may return settings of an earlier run; they rank between the defaults and the config file.
+    """
+
+    def register(function: Callable[[Settings], None]) -> Callable[[Settings], None]:
+        def run(**typed: Any) -> None:
+            given = {name: _plain(value) for name, value in typed.items() if value not in (None, [], ())}
+            earlier = saved(given) if saved is not None else {}
+            function(resolve(settings, given, earlier))
+
+        run.__signature__ = _signature(settings)  # type: ignore[attr-defined]
+        run.__doc__ = f"{function.__doc__}\n\n\b\nExample:\n{_indented(example)}"
+        app.command(name=function.__name__.rstrip("_"))(run)
+        return function
+
+    return register
+
+
+def _indented(example: str) -> str:
+    return "\n".join("  " + line for line in example.splitlines())
+
+
+def _signature(settings: type[Common]) -> inspect.Signature:
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[Optional[_typer_type(kind)], _info(name, kind, description, default)],  # noqa: UP045
+        )
+        for name, (kind, description, default) in knobs_of(settings).items()
+    ]
+    parameters.sort(key=lambda p: not isinstance(p.annotation.__metadata__[0], typer.models.ArgumentInfo))
+    return inspect.Signature(parameters)
+
+
+def _typer_type(kind: type) -> Any:
+    return list[str] if kind is tuple else kind
+
+
+def _info(name: str, kind: type, description: Knob, default: object) -> Any:
+    text = description.help + _details(description, default)
+    if description.argument:
+        return typer.Argument(help=text, metavar=description.metavar or name.upper(), show_default=False)
+    flags = [*description.flags, flag_of(name)]
+    if kind is bool:
+        on = flag_of(name)
+        flags = [*description.flags, f"{on}/--no-{on[2:]}" if default is None else on]
+    return typer.Option(
+        *flags,
+        help=text,
+        metavar=description.metavar or None,
+        show_default=False,
+        rich_help_panel=description.panel or None,
+        envvar=description.environment or None,
+    )
+
+
+def _details(description: Knob, default: object) -> str:
+    """Return what follows the help: the choices, and the default if there is one to speak of."""
+    text = f" One of: {', '.join(description.choices)}." if description.choices else ""
+    unspoken = default is None or default is False or default in ((), "") or default is REQUIRED
+    return text if unspoken else f"{text} [default: {default}]"
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else Path(value) if isinstance(value, Path) else value

@@ -1,0 +1,61 @@
+"""gencli pretrain: train a GPT on raw text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from gencli.cli.app import app
+from gencli.cli.options import command
+from gencli.errors import UsageError
+from gencli.settings import PretrainSettings
+
+if TYPE_CHECKING:
+    from gencli.cli.session import Signals
+    from gencli.training.loop import Run
+
+
+def _earlier(given: dict[str, object]) -> dict[str, object]:
+    """Return the settings of the run that is to be resumed."""
+    if not given.get("resume") or "model" not in given:
+        return {}
+    from gencli.model.folder import TRAINING
+    from gencli.training.run_record import read_record
+
+    return read_record(Path(str(given["model"])) / TRAINING).settings
+
+
+@command(
+    app,
+    PretrainSettings,
+    saved=_earlier,
+    example="gencli pretrain novels/ -m models/tale --time 10m\ngencli pretrain -m models/tale --resume",
+)
+def pretrain(settings: PretrainSettings) -> None:
+    """Train a GPT on your text; trains a tokenizer first if the folder has none."""
+    from gencli.cli.places import cache_folder
+    from gencli.cli.session import sampler, train
+    from gencli.training.assembly import Outside
+    from gencli.training.pretraining import prepare_pretraining, prepare_text
+    from gencli.ui import Screen
+
+    if not settings.corpus:
+        raise UsageError("which text?", hint="give files or folders, or - for stdin")
+    screen = Screen(quiet=settings.quiet)
+
+    def prepare(signals: Signals, clock: Callable[[], float]) -> Run:
+        material = prepare_text(settings, cache_folder(), say=screen.note, progress=lambda _: None)
+        tokens = material.tokens
+        screen.note(
+            f"{tokens.source_bytes:,} bytes in {tokens.documents:,} documents, {len(tokens.ids):,} tokens, "
+            f"vocabulary {material.tokenizer.vocabulary:,}"
+        )
+        sample = sampler([settings.sample_prompt], chat=False)
+        return prepare_pretraining(settings, material, Outside(screen.note, signals.stop, clock, sample))
+
+    code = train(settings, settings.model, screen, prepare, json=settings.json, goal="pretraining")
+    if code:
+        raise typer.Exit(code)

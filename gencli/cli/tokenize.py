@@ -1,0 +1,87 @@
+"""gencli tokenize: train a tokenizer and report what it does to the text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gencli.cli.app import app
+from gencli.cli.options import command
+from gencli.errors import RunStateError, UsageError
+from gencli.settings import TokenizeSettings
+
+if TYPE_CHECKING:
+    from gencli.text.report import TokenizerReport
+
+
+@command(
+    app,
+    TokenizeSettings,
+    example="gencli tokenize novels/ letters.txt -m models/tale\ncat *.txt | gencli tokenize - -m models/tale",
+)
+def tokenize(settings: TokenizeSettings) -> None:
+    """Train a tokenizer on your text, and report what it does to it."""
+    from gencli.model.folder import TOKENIZER, WEIGHTS, write_tokenizer
+    from gencli.text.corpus import open_corpus
+    from gencli.text.report import tokenizer_report
+    from gencli.text.tokenizer_training import train_tokenizer
+    from gencli.ui import Screen, emit
+
+    screen = Screen(quiet=settings.quiet)
+    if not settings.corpus:
+        raise UsageError("which text?", hint="give files or folders, or - for stdin")
+    target = settings.model / TOKENIZER
+    if (settings.model / WEIGHTS).exists():
+        raise RunStateError(
+            "the model in this folder was trained with the tokenizer that is there",
+            where=str(settings.model),
+            kept="nothing was touched",
+            hint="another folder with -m",
+        )
+    if target.exists() and not settings.overwrite:
+        raise RunStateError(
+            "there is a tokenizer in this folder already",
+            where=str(target),
+            hint="--overwrite, or another folder",
+        )
+    corpus = open_corpus(settings.corpus, encoding=settings.encoding, text_field=settings.text_field)
+    trained = train_tokenizer(
+        corpus,
+        target,
+        vocabulary=settings.vocab_size,
+        kind=settings.kind,
+        character_coverage=settings.character_coverage,
+    )
+    write_tokenizer(settings.model, trained.tokenizer, chat=False, context=1 << 20)
+    for note in (*corpus.tally.notes(), *trained.notes):
+        screen.note(note)
+    report = tokenizer_report(trained.tokenizer, corpus)
+    if settings.json:
+        emit({"event": "tokenizer", "model": str(settings.model), **report.record()})
+        return
+    screen.table(f"Tokenizer in {settings.model}", _rows(report))
+    for advice in report.advice:
+        screen.note(advice)
+    screen.note(f"next: gencli pretrain {' '.join(settings.corpus)} -m {settings.model}")
+
+
+def _rows(report: TokenizerReport) -> list[tuple[str, str]]:
+    """Return what the report says, a line each."""
+    rows = [
+        ("pieces", f"{report.pieces:,}"),
+        ("tokens", f"{report.tokens:,} for {report.nbytes:,} bytes in {report.documents:,} documents"),
+        ("bytes per token", f"{report.bytes_per_token:.2f}"),
+    ]
+    rows += [
+        (
+            f"  {script}",
+            f"{figures.bytes_per_token:.2f}  ({figures.nbytes / max(1, report.nbytes):.1%} of the text)",
+        )
+        for script, figures in report.scripts.items()
+    ]
+    return [
+        *rows,
+        ("spelled in single bytes", f"{report.byte_fallback_share:.3%} of the text"),
+        ("round-trip failures", f"{report.round_trip_failures:,}"),
+        *((f"  example {number}", failure) for number, failure in enumerate(report.failures, 1)),
+        ("unused pieces", f"{report.unused_pieces:,}"),
+    ]

@@ -1,0 +1,204 @@
+"""Generation: prefill the prompts once, then one step per token, until a stop rule holds.
+
+A generator of tokens that knows no file and no screen. An engine turns ids into logits; which one, and on
+which device, makes no difference here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gencli.decoding.sampler import Sampler, Sampling
+from gencli.decoding.utf8 import State, Utf8Mask
+from gencli.text.tokenizer import TextStream, Tokenizer
+
+FloatArray = NDArray[np.float32]
+EXCLUDED = np.float32(-np.inf)
+
+
+class Engine(Protocol):
+    """Runs a model over rows of ids and keeps their keys and values."""
+
+    name: str
+    context: int
+    vocabulary: int
+
+    def start(self, prompts: Sequence[Sequence[int]], *, copies: int = 1, slots: int) -> FloatArray:
+        """Forget all rows, read each prompt once, keep it `copies` times; return the next logits [B, V].
+
+        Room is made for `slots` tokens a row, at most `context`. A prompt's copies are neighbours.
+        """
+
+    def step(self, tokens: NDArray[np.int64]) -> FloatArray:
+        """Add one token to every row; return the next logits [B, V]."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of one row, with the text that it makes certain.
+
+    `finish` is None until the row ends: "stop" (end of text, or a stop string) or "length".
+    """
+
+    row: int
+    id: int
+    text: str
+    finish: str | None = None
+
+
+@dataclass(frozen=True)
+class Slide:
+    """A row outgrew the context: its `dropped` oldest tokens are forgotten."""
+
+    row: int
+    dropped: int
+
+
+@dataclass
+class _Row:
+    """One text in the making."""
+
+    number: int
+    ids: list[int]  # what the engine holds of it
+    sampler: Sampler
+    stream: TextStream
+    stops: _StopStrings
+    seen: set[int]
+    state: State
+    remaining: int
+
+
+def generate(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    sampling: Sampling,
+    seed: int,
+    max_new_tokens: int,
+    copies: int = 1,
+    stop: Sequence[str] = (),
+) -> Iterator[Token | Slide]:
+    """Yield the tokens of `copies` texts per prompt as they come; row = prompt number * copies + copy.
+
+    The text of a row is valid UTF-8 always. A row is the same whatever rows stand beside it. A text that
+    reaches the engine's context goes on with its first token and its most recent half.
+    """
+    mask = Utf8Mask(tokenizer.piece_bytes, forbidden=tokenizer.control_ids - {tokenizer.eos})
+    rows: list[_Row] = []
+    texts: list[list[int]] = []
+    for number, prompt in enumerate(prompts):
+        ids, dropped = _recent(prompt, engine.context)
+        if dropped:
+            yield Slide(number * copies, dropped)
+        texts.append(ids)
+        for copy in range(copies):
+            place = number * copies + copy
+            rows.append(
+                _Row(
+                    place,
+                    list(ids),
+                    Sampler(sampling, seed=seed, row=place),
+                    TextStream(tokenizer),
+                    _StopStrings(stop),
+                    set(prompt),
+                    mask.start(),
+                    max_new_tokens,
+                )
+            )
+    slots = _slots(engine, rows)
+    logits = engine.start(texts, copies=copies, slots=slots)
+    while rows:
+        active = []
+        for place, row in enumerate(rows):
+            token = _next(row, logits[place], mask, tokenizer.eos)
+            yield token
+            if token.finish is None:
+                active.append(place)
+        if len(active) < len(rows):
+            rows = [rows[place] for place in active]
+            if rows:
+                engine.keep(active)
+        full = [row for row in rows if len(row.ids) > slots]
+        if full:
+            for row in full:
+                row.ids, dropped = _recent(row.ids, engine.context)
+                yield Slide(row.number, dropped)
+            slots = _slots(engine, rows)
+            logits = engine.start([row.ids for row in rows], slots=slots)
+        elif rows:
+            logits = engine.step(np.array([row.ids[-1] for row in rows], dtype=np.int64))
+
+
+def _next(row: _Row, logits: FloatArray, mask: Utf8Mask, end: int) -> Token:
+    """Choose the row's next id and take it in."""
+    allowed = mask.allowed(row.state, row.remaining)
+    chosen = row.sampler.draw(np.where(allowed, logits, EXCLUDED), row.seen)
+    row.remaining -= 1
+    row.ids.append(chosen)
+    row.seen.add(chosen)
+    if chosen == end:
+        return Token(row.number, chosen, row.stops.flush(), "stop")
+    row.state = mask.advance(row.state, chosen)
+    text = row.stops.add(row.stream.add(chosen))
+    if row.stops.hit:
+        return Token(row.number, chosen, text, "stop")
+    if row.remaining == 0:
+        return Token(
+            row.number, chosen, text + row.stops.add(row.stream.flush()) + row.stops.flush(), "length"
+        )
+    return Token(row.number, chosen, text)
+
+
+def _recent(ids: Sequence[int], context: int) -> tuple[list[int], int]:
+    """Return ids that leave room in the context, and how many were dropped: all but the first and last half."""
+    if len(ids) < context:
+        return list(ids), 0
+    half = context // 2
+    return [ids[0], *ids[-half:]], len(ids) - half - 1
+
+
+def _slots(engine: Engine, rows: Sequence[_Row]) -> int:
+    return min(engine.context, max(len(row.ids) + row.remaining for row in rows))
+
+
+@dataclass
+class _StopStrings:
+    """Holds back text that may turn out to be the beginning of a stop string."""
+
+    stops: Sequence[str]
+    hit: bool = False
+    held: str = field(default="")
+
+    def add(self, text: str) -> str:
+        """Return the text that is certain to stand before any stop string."""
+        if not self.stops:
+            return text
+        self.held += text
+        found = [place for stop in self.stops if (place := self.held.find(stop)) >= 0]
+        if found:
+            self.hit = True
+            certain, self.held = self.held[: min(found)], ""
+            return certain
+        keep = max(_overlap(self.held, stop) for stop in self.stops)
+        certain, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+        return certain
+
+    def flush(self) -> str:
+        """Return what was held back: the text ends here."""
+        text, self.held = self.held, ""
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return the length of the longest end of `text` that is a beginning of `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

@@ -1,0 +1,34 @@
+"""Opens the engine that suits the machine; heavy libraries are imported only for the one that is chosen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gencli.errors import UsageError
+from gencli.model.folder import ModelFolder
+
+if TYPE_CHECKING:
+    from gencli.decoding.decoder import Engine
+
+
+def open_engine(folder: ModelFolder, *, engine: str = "auto", device: str = "auto") -> Engine:
+    """Return an engine with the folder's weights. Raises UsageError for a CPU engine on another device."""
+    if engine == "cpu" and device not in ("auto", "cpu"):
+        raise UsageError(f"the engine cpu can't run on {device}", hint="--engine torch")
+    if engine == "cpu" or (engine == "auto" and device in ("auto", "cpu") and not _has_gpu(device)):
+        from gencli.decoding.cpu_engine import CpuEngine
+
+        return CpuEngine(folder.shape, folder.weights())
+    from gencli.decoding.torch_engine import TorchEngine
+    from gencli.model.gpt import GPT
+    from gencli.training.runtime import find_device
+
+    model = GPT(folder.shape).load(folder.weights())
+    return TorchEngine(model.to(find_device(device)))
+
+
+def _has_gpu(device: str) -> bool:
+    """Tell, without importing torch, whether a GPU may be there."""
+    from pathlib import Path
+
+    return device == "auto" and Path("/dev/nvidia0").exists()

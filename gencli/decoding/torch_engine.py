@@ -1,0 +1,59 @@
+"""The engine that runs a GPT with torch, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gencli.model.cache import KVCache
+from gencli.model.gpt import GPT
+
+FloatArray = NDArray[np.float32]
+
+
+class TorchEngine:
+    """Prefill and cached steps of a GPT; rows of different lengths share a batch."""
+
+    name = "torch"
+
+    def __init__(self, model: GPT) -> None:
+        self.model = model.eval()
+        self.context, self.vocabulary = model.shape.context, model.shape.vocabulary
+        self.device = next(model.parameters()).device
+        self._cache: KVCache | None = None
+
+    @torch.no_grad()
+    def start(self, prompts: Sequence[Sequence[int]], *, copies: int = 1, slots: int) -> FloatArray:
+        """Read the prompts, padded on the right to one length; return the next logits [B * copies, V]."""
+        lengths = [len(prompt) for prompt in prompts]
+        tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt)] = torch.tensor(prompt)
+        cache = KVCache(self.model.shape, rows=len(prompts), slots=slots, device=self.device)
+        hidden = self.model.hidden(tokens.to(self.device), cache)  # (B, T, C)
+        cache.rewind(lengths)
+        last = torch.tensor(lengths, device=self.device) - 1
+        logits = self.model.lm_head(hidden[torch.arange(len(prompts), device=self.device), last])  # (B, V)
+        self._cache = cache.fork(copies) if copies > 1 else cache
+        return _array(logits.repeat_interleave(copies, dim=0))
+
+    @torch.no_grad()
+    def step(self, tokens: NDArray[np.int64]) -> FloatArray:
+        """Add one token to every row; return the next logits [B, V]."""
+        hidden = self.model.hidden(
+            torch.from_numpy(tokens)[:, None].to(self.device), self._cache
+        )  # (B, 1, C)
+        return _array(self.model.lm_head(hidden[:, -1]))
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these."""
+        assert self._cache is not None
+        self._cache = self._cache.pick(rows)
+
+
+def _array(logits: Tensor) -> FloatArray:
+    return logits.float().cpu().numpy()

@@ -1,0 +1,87 @@
+"""Every failure that a user can cause, as one tree; each class carries its exit code.
+
+    GencliError             1  a bug in gencli if raised bare
+    ├── UsageError          2  flags that make no sense together or out of range
+    ├── InputError          3  the input is bad
+    │   ├── CorpusError         a text to learn from
+    │   ├── PairsError          a file of labelled pairs
+    │   ├── TokenizerError      a tokenizer, or a text it can't be trained on
+    │   ├── ModelError          a model folder
+    │   └── ConfigError         a configuration file
+    ├── MachineError        4  disk, memory, permission, device
+    ├── RunStateError       5  locked, nothing to resume, not the same run
+    └── DivergedError       6  training left the finite numbers
+
+A message says what is wrong and names the place; `kept` says what is still safe on disk; `hint` says
+what to try next. The command line prints them as two to six lines and exits with the class's code.
+"""
+
+from __future__ import annotations
+
+
+class GencliError(Exception):
+    """What went wrong, where, what is still safe, and what to try next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: str = "", kept: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.kept = kept
+        self.hint = hint
+
+    def lines(self) -> list[str]:
+        """Return the two to six lines a user reads, most important first."""
+        labelled = [("where", self.where), ("kept", self.kept), ("try", self.hint)]
+        return [f"error: {self.message}"] + [f"  {label}: {text}" for label, text in labelled if text]
+
+
+class UsageError(GencliError):
+    """The command line asks for something that can't be."""
+
+    exit_code = 2
+
+
+class InputError(GencliError):
+    """Something that was given to gencli can't be used."""
+
+    exit_code = 3
+
+
+class CorpusError(InputError):
+    """A text to learn from can't be read."""
+
+
+class PairsError(InputError):
+    """A file of labelled pairs can't be read."""
+
+
+class TokenizerError(InputError):
+    """A tokenizer can't be trained or opened."""
+
+
+class ModelError(InputError):
+    """A model folder can't be opened."""
+
+
+class ConfigError(InputError):
+    """A configuration file can't be used."""
+
+
+class MachineError(GencliError):
+    """The machine refuses: disk, memory, permission or device."""
+
+    exit_code = 4
+
+
+class RunStateError(GencliError):
+    """The run on disk is locked, missing, or another one."""
+
+    exit_code = 5
+
+
+class DivergedError(GencliError):
+    """The loss or a gradient is no longer a finite number."""
+
+    exit_code = 6

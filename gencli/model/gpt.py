@@ -1,0 +1,195 @@
+"""A GPT: a decoder-only transformer with masked multi-head self-attention.
+
+- pre-norm blocks with RMSNorm (Zhang & Sennrich 2019), no biases anywhere
+- rotary positions (Su et al. 2021), queries and keys normalised per head (Dehghani et al. 2023)
+- grouped-query attention (Ainslie et al. 2023), SwiGLU MLP (Shazeer 2020)
+- embedding and head are two matrices
+
+Together this is the architecture of Qwen3 (Yang et al. 2025); parameters carry the names that Hugging
+Face gives them, so a state dict is a model file.
+
+Shapes: B rows, T tokens, C width, H heads, G key-value heads, D width of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gencli.model.cache import KVCache
+from gencli.model.shape import Shape
+
+
+class RMSNorm(nn.Module):
+    """Divide a vector by its root mean square, then scale each component by a learned weight."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.epsilon)
+
+
+class Attention(nn.Module):
+    """Every token gathers from itself and the tokens before it; never from a later one."""
+
+    def __init__(self, shape: Shape, layer: int) -> None:
+        super().__init__()
+        C, D = shape.width, shape.head_width
+        self.layer, self.heads, self.kv_heads, self.head_width = layer, shape.heads, shape.kv_heads, D
+        self.q_proj = nn.Linear(C, shape.heads * D, bias=False)
+        self.k_proj = nn.Linear(C, shape.kv_heads * D, bias=False)
+        self.v_proj = nn.Linear(C, shape.kv_heads * D, bias=False)
+        self.o_proj = nn.Linear(shape.heads * D, C, bias=False)
+        self.q_norm = RMSNorm(D, shape.norm_epsilon)
+        self.k_norm = RMSNorm(D, shape.norm_epsilon)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
+        B, T, _ = x.shape  # (B, T, C)
+        D = self.head_width
+        q = self.q_norm(self.q_proj(x).view(B, T, self.heads, D)).transpose(1, 2)  # (B, H, T, D)
+        k = self.k_norm(self.k_proj(x).view(B, T, self.kv_heads, D)).transpose(1, 2)  # (B, G, T, D)
+        v = self.v_proj(x).view(B, T, self.kv_heads, D).transpose(1, 2)  # (B, G, T, D)
+        q, k = rotate(q, rotation), rotate(k, rotation)
+
+        mask, causal = None, True
+        if cache is not None:
+            mask, causal = cache.mask(T), False
+            k, v = cache.append(self.layer, k, v)  # (B, G, S, D)
+            q = q.to(k.dtype)
+        if self.kv_heads < self.heads:
+            k, v = (t.repeat_interleave(self.heads // self.kv_heads, dim=1) for t in (k, v))
+        # softmax((B, H, T, D) x (B, H, D, S) / sqrt(D), masked) x (B, H, S, D) -> (B, H, T, D)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, self.heads * D))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """SwiGLU: one projection gates another, a third brings the product back to the model's width."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(shape.width, shape.hidden, bias=False)
+        self.up_proj = nn.Linear(shape.width, shape.hidden, bias=False)
+        self.down_proj = nn.Linear(shape.hidden, shape.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Attention, then the MLP, each added to the stream that runs through the model."""
+
+    def __init__(self, shape: Shape, layer: int, dropout: float) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(shape.width, shape.norm_epsilon)
+        self.self_attn = Attention(shape, layer)
+        self.post_attention_layernorm = RMSNorm(shape.width, shape.norm_epsilon)
+        self.mlp = MLP(shape)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
+        x = x + self.drop(self.self_attn(self.input_layernorm(x), rotation, cache))
+        return x + self.drop(self.mlp(self.post_attention_layernorm(x)))
+
+    def drop(self, branch: Tensor) -> Tensor:
+        return F.dropout(branch, self.dropout, self.training) if self.dropout else branch
+
+
+class Trunk(nn.Module):
+    """Embedding, blocks and the last norm: everything but the head."""
+
+    def __init__(self, shape: Shape, dropout: float) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(shape.vocabulary, shape.width)
+        self.layers = nn.ModuleList(Block(shape, layer, dropout) for layer in range(shape.layers))
+        self.norm = RMSNorm(shape.width, shape.norm_epsilon)
+
+
+class GPT(nn.Module):
+    """From token ids (B, T) to the logits (B, T, V) of the token that follows each of them."""
+
+    cosines: Tensor
+    sines: Tensor
+
+    def __init__(self, shape: Shape, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.shape = shape
+        self.model = Trunk(shape, dropout)
+        self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
+        cosines, sines = rotary_table(shape)
+        self.register_buffer("cosines", cosines, persistent=False)  # (context, D)
+        self.register_buffer("sines", sines, persistent=False)  # (context, D)
+
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Return logits (B, T, V); with a cache, `tokens` continue what it holds and are added to it."""
+        return self.lm_head(self.hidden(tokens, cache))  # type: ignore[no-any-return]
+
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Return the vectors (B, T, C) that the head turns into logits."""
+        T = tokens.size(1)
+        if cache is None:
+            rotation = self.cosines[:T], self.sines[:T]  # (T, D)
+        else:
+            positions = cache.positions(T)
+            rotation = (
+                self.cosines[positions].unsqueeze(1),
+                self.sines[positions].unsqueeze(1),
+            )  # (B, 1, T, D)
+        x = self.model.embed_tokens(tokens)  # (B, T, C)
+        for block in self.model.layers:
+            x = block(x, rotation, cache)
+        if cache is not None:
+            cache.advance(T)
+        return self.model.norm(x)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> GPT:
+        """Draw the weights of a model that has learned nothing.
+
+        embedding                     normal, standard deviation 1
+        o_proj, down_proj, head       zero: every block starts as the identity, every token equally likely
+        other matrices                uniform in ±sqrt(3 / fan-in): variance 1 / fan-in
+        norms                         one
+        """
+        for name, weight in self.named_parameters():
+            if name.endswith("embed_tokens.weight"):
+                weight.normal_(generator=generator)
+            elif name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+                weight.zero_()
+            elif weight.dim() == 2:
+                bound = math.sqrt(3 / weight.size(1))
+                weight.uniform_(-bound, bound, generator=generator)
+        return self
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, np.ndarray]) -> GPT:
+        """Copy arrays into the parameters of the same names; they must be all there, in the right shapes."""
+        for name, parameter in self.named_parameters():
+            parameter.copy_(torch.from_numpy(np.array(weights[name])))
+        return self
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return the parameters as float32 arrays, by name."""
+        return {name: p.detach().float().cpu().numpy() for name, p in self.named_parameters()}
+
+
+def rotary_table(shape: Shape) -> tuple[Tensor, Tensor]:
+    """Return the cosine and sine (context, D) of every position's angle; the two halves of D share angles."""
+    frequencies = shape.rope_theta ** -(torch.arange(0, shape.head_width, 2) / shape.head_width)  # (D / 2,)
+    angles = torch.outer(torch.arange(shape.context), frequencies).repeat(1, 2)  # (context, D)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair (x[i], x[i + D/2]) by its position's angle."""
+    cosine, sine = (table.to(x.dtype) for table in rotation)
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat((-second, first), dim=-1) * sine

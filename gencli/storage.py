@@ -1,0 +1,184 @@
+"""The one module through which gencli writes: nothing half-written is ever seen under its final name.
+
+A file or a folder is staged beside its destination (same disk), flushed to the disk, and renamed; the
+parent folder is flushed last. A crash at any instruction leaves either the old content or the new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from gencli.errors import GencliError, MachineError, RunStateError
+
+STAGING = ".tmp-"
+_STAGED = re.compile(r"^\.tmp-.*-(\d+)$")
+_CHUNK = 1 << 20
+
+
+def digest_of(path: Path) -> str:
+    """Return the sha256 of a file's bytes as 64 hexadecimal digits, reading in constant memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def replace_file(path: Path, content: bytes | str) -> None:
+    """Write `content` (text as UTF-8) under `path` so that a reader sees the old file or the whole new one.
+
+    Raises MachineError when the disk or the permissions refuse; the old file is then untouched.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with staged_file(path) as staging:
+        staging.write_bytes(data)
+
+
+@contextlib.contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Give a staging path to write; on a clean exit it is flushed and renamed to `path`."""
+    with told_as_machine_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = path.with_name(f"{STAGING}{path.name}-{os.getpid()}")
+        try:
+            yield staging
+            _settle(staging)
+            staging.replace(path)
+            flush_folder(path.parent)
+        finally:
+            staging.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staged_folder(path: Path) -> Iterator[Path]:
+    """Give an empty staging folder; on a clean exit its files are flushed and it is renamed to `path`.
+
+    `path` must not exist as a non-empty folder.
+    """
+    with told_as_machine_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = path.with_name(f"{STAGING}{path.name}-{os.getpid()}")
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        try:
+            yield staging
+            for file in sorted(staging.iterdir()):
+                _settle(file)
+            flush_folder(staging)
+            staging.replace(path)
+            flush_folder(path.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder so that a crash half-way never leaves a damaged one under its name."""
+    dying = path.with_name(f"{STAGING}{path.name}-{os.getpid()}")
+    path.replace(dying)
+    shutil.rmtree(dying)
+
+
+def sweep_staging(folder: Path) -> int:
+    """Delete what dead processes left in staging inside `folder`; return how many entries went."""
+    swept = 0
+    for entry in folder.glob(f"{STAGING}*") if folder.is_dir() else ():
+        match = _STAGED.match(entry.name)
+        if match is None or _is_alive(int(match.group(1))):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+        swept += 1
+    return swept
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path` for the time of the block; the kernel frees it if the process dies.
+
+    Raises RunStateError when another process holds it.
+    """
+    with told_as_machine_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(descriptor, 64, 0).decode("utf-8", "replace").strip() or "unknown"
+            raise RunStateError(
+                "another process is writing to this model",
+                where=f"{path.parent} (process {holder})",
+                hint="wait for it, stop it, or train into another folder",
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def told_as_machine_error(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a MachineError that names `path` and the next step."""
+    try:
+        yield
+    except GencliError:
+        raise
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "free some space on this disk and run the same command again",
+            errno.EDQUOT: "free some of your quota and run the same command again",
+            errno.EACCES: "choose a folder that you may write to",
+            errno.EROFS: "choose a folder that you may write to",
+        }
+        raise MachineError(
+            f"can't write: {(error.strerror or str(error)).lower()}",
+            where=str(path),
+            kept="what was there before is untouched",
+            hint=hints.get(error.errno or 0, "check the disk and the path, and run the same command again"),
+        ) from error
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names inside `folder` survive a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _settle(path: Path) -> None:
+    """Flush a staged file to the disk and give it the mode that the umask allows."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fchmod(descriptor, 0o666 & ~_umask())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,84 @@
+"""Labelled pairs as token ids that fit the context, with a mark on what is to be learned."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gencli.errors import PairsError
+from gencli.text.chat import chat_ids
+
+if TYPE_CHECKING:
+    from gencli.text.pairs import Pair
+    from gencli.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Example:
+    """One pair as token ids with a mark on each id that is to be learned."""
+
+    ids: tuple[int, ...]
+    learned: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All pairs of a run, and what had to be done to them."""
+
+    examples: tuple[Example, ...]
+    prompts_cut: int
+    answers_cut: int
+
+    @property
+    def notes(self) -> list[str]:
+        """Return a sentence for each thing that was done."""
+        told = []
+        if self.prompts_cut:
+            told.append(f"{self.prompts_cut:,} prompts are longer than the context and were cut from the left")
+        if self.answers_cut:
+            told.append(f"{self.answers_cut:,} answers are longer than the context and were cut, without an end")
+        return told
+
+
+def encode_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer, *, context: int) -> Examples:
+    """Return the pairs as examples of at most `context` + 1 ids: as many as a model reads and predicts.
+
+    A prompt that is too long loses its beginning, never the answer; an answer too long by itself loses
+    its end, and then does not teach the model to stop there.
+    """
+    examples, prompts, answers = [], 0, 0
+    for pair in pairs:
+        ids, learned = chat_ids(tokenizer, pair.turns, answer=True)
+        if not any(learned):
+            raise PairsError("the answer is empty", where=f"{pair.file}:{pair.line}")
+        excess = len(ids) - (context + 1)
+        if excess > 0:
+            first = learned.index(True) - 1  # the marker of the answer's turn stays
+            cut = min(excess, max(0, first - 1))
+            ids, learned = ids[:1] + ids[1 + cut :], learned[:1] + learned[1 + cut :]
+            prompts += cut > 0
+            if len(ids) > context + 1:
+                ids, learned = ids[: context + 1], learned[: context + 1]
+                answers += 1
+        examples.append(Example(tuple(ids), tuple(learned)))
+    return Examples(tuple(examples), prompts, answers)
+
+
+def split_by_prompt(pairs: Sequence[Pair], *, share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Return (train, held out): pairs with the same prompt always fall on the same side.
+
+    The prompts whose digest comes first are held out, at least one if `share` is above 0 and there are
+    two or more.
+    """
+    prompts = {_prompt(pair): None for pair in pairs}
+    ordered = sorted(prompts, key=lambda prompt: hashlib.sha256(f"{seed}\0{prompt}".encode()).digest())
+    count = min(max(1, round(share * len(ordered))), len(ordered) - 1) if share else 0
+    chosen = set(ordered[:count])
+    train = [pair for pair in pairs if _prompt(pair) not in chosen]
+    return train, [pair for pair in pairs if _prompt(pair) in chosen]
+
+
+def _prompt(pair: Pair) -> str:
+    return "\0".join(turn.text for turn in pair.turns[:-1])

@@ -1,0 +1,174 @@
+"""What a SentencePiece model file says, read without running SentencePiece on it.
+
+A tokenizer.model is a protocol buffer (ModelProto of sentencepiece_model.proto). Reading the few fields that
+gencli depends on takes two dozen lines, shows the kind of the model, which the library's API does not, and
+lets a crafted file be refused before any C++ has seen it.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gencli.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+SPACE = "\u2581"
+LARGEST_FILE = 64 << 20
+
+_KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
+_LONGEST_PIECE = 512
+_MOST_PIECES = 1 << 20
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One entry of the vocabulary; `score_at` is the place of its 4 score bytes in the file, -1 if absent."""
+
+    text: str
+    score: float
+    role: int
+    score_at: int
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The pieces by id, the kind of model, and whether text passes through SentencePiece unchanged."""
+
+    pieces: tuple[Piece, ...]
+    kind: str
+    lossless: bool
+
+
+def read_model_file(data: bytes, where: str) -> ModelFile:
+    """Return what a tokenizer.model holds.
+
+    Raises TokenizerError when it is no such file, is cut short, or has pieces that no trainer writes: empty,
+    repeated, over-long, not UTF-8, or with a score that is not a finite number.
+    """
+    _refuse_other_files(data, where)
+    pieces: list[Piece] = []
+    kind = "unigram"
+    checks: dict[int, bool] = {2: False, 3: False}
+    try:
+        for field, start, end in _fields(data, 0, len(data)):
+            if field == 1:
+                pieces.append(_piece(data, start, end, len(pieces), where))
+            elif field == 2:
+                settings = _numbers(data, start, end)
+                kind = _KINDS.get(settings.get(3, 1), "unknown")
+                spells_bytes, space_behind = settings.get(35, 0), settings.get(24, 0)
+                checks[2] = bool(spells_bytes and not space_behind)
+            elif field in {3, 5}:
+                checks[field] = checks.get(field, True) and _is_lossless(data, start, end, denormaliser=field == 5)
+    except (IndexError, struct.error) as error:
+        raise TokenizerError(
+            "this is not a SentencePiece model, or it was cut short",
+            where=where,
+            hint="copy the file again, or make one with: gencli tokenize",
+        ) from error
+    if not 0 < len(pieces) <= _MOST_PIECES:
+        raise TokenizerError(f"a tokenizer of {len(pieces)} pieces can't be used", where=where)
+    if len({piece.text for piece in pieces}) != len(pieces):
+        raise TokenizerError("this tokenizer has the same piece twice", where=where)
+    return ModelFile(tuple(pieces), kind, lossless)
+
+
+def _refuse_other_files(data: bytes, where: str) -> None:
+    """Raise TokenizerError with the plain reason for files that are often found under a tokenizer's name."""
+    start = data[:512].lstrip().lower()
+    if not data:
+        raise TokenizerError("this tokenizer file is empty", where=where, hint="copy the file again")
+    if len(data) > LARGEST_FILE:
+        raise TokenizerError("this is too large for a tokenizer (over 64 MB)", where=where)
+    if start.startswith(b"version https://git-lfs"):
+        reason, hint = (
+            "this is a git-lfs pointer, not the tokenizer itself",
+            "fetch the file with: git lfs pull",
+        )
+    elif start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        reason, hint = "this is a web page, not a tokenizer", "download the file itself"
+    elif start.startswith((b"{", b"[")):
+        reason = "this is JSON (a Hugging Face tokenizer.json?), not a SentencePiece model"
+        hint = "give the tokenizer.model file, or make one with: gencli tokenize"
+    else:
+        return
+    raise TokenizerError(reason, where=where, hint=hint)
+
+
+def _piece(data: bytes, start: int, end: int, index: int, where: str) -> Piece:
+    """Read one piece: text (field 1), score (field 2, float), type (field 3)."""
+    raw, score, role, score_at = b"", 0.0, NORMAL, -1
+    for field, first, last in _fields(data, start, end):
+        if field == 1:
+            raw = data[first:last]
+        elif field == 2:
+            score, score_at = struct.unpack_from("<f", data, first)[0], first
+        elif field == 3:
+            role = _varint(data, first)[0]
+    if not 0 < len(raw) <= _LONGEST_PIECE:
+        raise TokenizerError(f"piece {index} of this tokenizer has {len(raw)} bytes", where=where)
+    if not math.isfinite(score):
+        raise TokenizerError(f"the score of piece {index} of this tokenizer is not a number", where=where)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"piece {index} of this tokenizer is not UTF-8", where=where) from error
+    if "\0" in text:
+        raise TokenizerError(f"piece {index} of this tokenizer holds a NUL character", where=where)
+    return Piece(text, score, role, score_at)
+
+
+def _is_lossless(data: bytes, start: int, end: int, *, denormaliser: bool) -> bool:
+    """Tell whether a NormalizerSpec leaves text alone: no rules, no added prefix, spaces kept and escaped."""
+    if any(field in {2, 6} and last > first for field, first, last in _fields(data, start, end)):
+        return False
+    flags = _numbers(data, start, end)
+    return denormaliser or (flags.get(3, 1), flags.get(4, 1), flags.get(5, 1)) == (0, 0, 1)
+
+
+def _numbers(data: bytes, start: int, end: int) -> dict[int, int]:
+    """Return the one-byte varint fields of a message (flags and enumerations)."""
+    return {field: data[first] for field, first, last in _fields(data, start, end) if last - first == 1}
+
+
+def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (field number, start, end) for each field of the message; raise IndexError if it does not fit."""
+    at = start
+    while at < end:
+        key, at = _varint(data, at)
+        wire = key & 7
+        if wire == _BYTES:
+            size, at = _varint(data, at)
+        elif wire == _FIXED32:
+            size = 4
+        elif wire == _FIXED64:
+            size = 8
+        elif wire == _VARINT:
+            size = _varint(data, at)[1] - at
+        else:
+            raise IndexError(at)
+        if at + size > end:
+            raise IndexError(at)
+        yield key >> 3, at, at + size
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the variable-length number at `at` and the place after it."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise IndexError(at)

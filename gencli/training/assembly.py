@@ -1,0 +1,188 @@
+"""Puts the parts of a run together: the same for pretraining and fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+import gencli
+from gencli.errors import RunStateError
+from gencli.knobs import seconds_of
+from gencli.model.card import model_card
+from gencli.model.folder import TRAINING, WEIGHTS, publish
+from gencli.model.gpt import GPT
+from gencli.settings import Training
+from gencli.text.tokenizer import Tokenizer
+from gencli.training import checkpoint
+from gencli.training.batches import Batches
+from gencli.training.held_out import HeldOut
+from gencli.training.loop import Habits, Length, Run, RunState
+from gencli.training.optimizer import Optimizer, Rates
+from gencli.training.run_record import RunRecord, check_same, read_record
+from gencli.training.runtime import Runtime
+
+# The rates of embedding and head keep these proportions to that of the matrices.
+EMBEDDING_RATE, HEAD_RATE = 1.5, 0.15
+
+
+@dataclass(frozen=True)
+class Outside:
+    """How a run reaches the world: what it may call, and how long the command has run when it begins."""
+
+    say: Callable[[str], None]
+    stop: Callable[[], int | None]
+    clock: Callable[[], float]
+    sample: Callable[[GPT, Tokenizer], tuple[str, str]] | None = None
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a model comes from."""
+
+    kind: str
+    command: str
+    digests: dict[str, str]
+    parent: dict[str, object] | None = None
+    extra: dict[str, object] = field(default_factory=dict)
+
+
+def length_of(
+    settings: Training,
+    steps_per_epoch: int,
+    *,
+    default_seconds: float | None = None,
+    default_epochs: float = 0,
+) -> Length:
+    """Return the limits that the settings give, or the default where they give none."""
+    seconds = seconds_of(settings.time) if settings.time else None
+    epochs = settings.epochs
+    if not any((seconds, settings.steps, settings.tokens, epochs)):
+        seconds, epochs = default_seconds, default_epochs
+    limits = [settings.steps, math.ceil(epochs * steps_per_epoch) if epochs else None]
+    steps = min((limit for limit in limits if limit), default=None)
+    return Length(seconds=seconds, steps=steps, tokens=settings.tokens)
+
+
+def assemble(
+    settings: Training,
+    folder: Path,
+    *,
+    model: GPT,
+    tokenizer: Tokenizer,
+    batches: Batches,
+    held_out: HeldOut | None,
+    runtime: Runtime,
+    length: Length,
+    lineage: Lineage,
+    outside: Outside,
+) -> Run:
+    """Return the run, at its beginning or, with `resume`, where its newest checkpoint left it."""
+    model.to(runtime.device)
+    rates = Rates(
+        matrices=settings.learning_rate,
+        embedding=settings.learning_rate * EMBEDDING_RATE,
+        head=settings.learning_rate * HEAD_RATE,
+        weight_decay=settings.weight_decay,
+    )
+    training = folder / TRAINING
+    record = RunRecord(
+        lineage.command, json.loads(json.dumps(_as_dict(settings), default=str)), lineage.digests
+    )
+    sample = outside.sample
+    run = Run(
+        model=model,
+        batches=batches,
+        optimizer=Optimizer(model, rates, dtype=runtime.dtype),
+        runtime=runtime,
+        length=length,
+        habits=Habits(
+            seed=settings.seed, warmup=settings.warmup, decay=settings.decay, clip=settings.clip,
+            rows_at_once=settings.rows_at_once, evaluations=settings.evaluations,
+            evaluate_every=settings.evaluate_every, save_every=settings.save_every,
+        ),
+        folder=training,
+        name=str(folder),
+        publish=lambda state: _publish(folder, model, tokenizer, record, lineage, state),
+        held_out=held_out,
+        sample=(lambda: sample(model, tokenizer)) if sample is not None else None,
+        stop=outside.stop,
+        clock=outside.clock,
+        fixed={"shape": dataclasses.asdict(model.shape), "threads": runtime.threads, "torch": torch.__version__},
+    )  # fmt: skip
+    if settings.resume:
+        _resume(run, record, outside)
+    record.write(training)
+    return run
+
+
+def _resume(run: Run, record: RunRecord, outside: Outside) -> None:
+    check_same(read_record(run.folder), record.settings, record.digests)
+    saved, skipped = checkpoint.newest(run.folder)
+    for reason in skipped:
+        outside.say(f"passed over a damaged checkpoint: {reason}")
+    if saved is None:
+        outside.say("the run had saved no checkpoint yet; it begins again")
+        return
+    if saved.state.get("threads") != run.runtime.threads:
+        outside.say("the number of threads differs from before: the result may differ in the last digits")
+    run.resume(saved)
+    if run.length.progress(seconds=run.state.seconds, steps=run.state.step, tokens=run.state.tokens) >= 1:
+        raise RunStateError(
+            f"this run is complete: {run.state.step:,} steps",
+            where=run.name,
+            hint="give a longer --time, --steps, --tokens or --epochs to go on",
+        )
+    before, clock = run.state.seconds, run.clock
+    run.clock = lambda: before + clock()
+    outside.say(f"resumed from step {saved.step:,}")
+
+
+def begin_folder(folder: Path, settings: Training) -> None:
+    """Make sure that a new run may write here. Raises RunStateError when a model is in the way."""
+    if settings.resume:
+        return
+    if not settings.overwrite and ((folder / WEIGHTS).exists() or checkpoint.steps_in(folder / TRAINING)):
+        raise RunStateError(
+            "there is a model in this folder already",
+            where=str(folder),
+            kept="nothing was touched",
+            hint="--resume to go on with it, --overwrite to replace it, or another folder",
+        )
+    for step in checkpoint.steps_in(folder / TRAINING):
+        checkpoint.remove(folder / TRAINING, step)
+
+
+def _publish(
+    folder: Path, model: GPT, tokenizer: Tokenizer, record: RunRecord, lineage: Lineage, state: RunState
+) -> None:
+    about: dict[str, object] = {
+        "gencli": gencli.__version__,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "kind": lineage.kind,
+        "command": lineage.command,
+        "settings": record.settings,
+        "digests": lineage.digests,
+        "parent": lineage.parent,
+        "scores": {
+            "step": state.best_step,
+            "tokens": state.tokens,
+            "seconds": round(state.seconds, 1),
+            "train_loss": state.smooth_loss,
+            "val_loss": state.best_loss,
+            "val_bits_per_byte": state.best_bits_per_byte,
+        },
+        **lineage.extra,
+    }
+    card = model_card(folder.name, model.shape, about)
+    publish(folder, model.weights(), shape=model.shape, tokenizer=tokenizer, lineage=about, card=card)
+
+
+def _as_dict(settings: Training) -> dict[str, object]:
+    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}

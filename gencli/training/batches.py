@@ -1,0 +1,167 @@
+"""Batches as a pure function of (seed, step): nothing to save, nothing to skip when a run resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gencli.errors import CorpusError
+from gencli.model.scoring import IGNORED, Batch
+from gencli.text.examples import Example
+
+
+class Batches(Protocol):
+    """What a training loop needs to know of its data."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return how many steps show every example once."""
+
+    def batch(self, step: int) -> Batch:
+        """Return the rows of optimizer step `step`, counted from 0."""
+
+
+class PackedBatches:
+    """Windows of `context` tokens cut from ranges of one long row of ids, in an order shuffled per epoch.
+
+    Every epoch cuts at another offset, so that over many epochs a token is seen at every position.
+    """
+
+    def __init__(
+        self,
+        ids: NDArray[np.unsignedinteger],
+        ranges: Sequence[tuple[int, int]],
+        *,
+        context: int,
+        rows: int,
+        seed: int,
+    ) -> None:
+        self.ids, self.context, self.rows, self.seed = ids, context, rows, seed
+        # A range of n tokens holds, at any offset below `context`, this many windows of context + 1 tokens.
+        self._starts = np.array([start for start, _ in ranges], dtype=np.int64)
+        counts = np.array([(end - start - context) // context for start, end in ranges], dtype=np.int64)
+        self._ends = np.cumsum(np.maximum(counts, 0))
+        self.windows = int(self._ends[-1]) if len(ranges) else 0
+        if not self.windows:
+            tokens = sum(end - start for start, end in ranges)
+            raise CorpusError(
+                f"the corpus is too small: {tokens:,} tokens to train on, {2 * context:,} are needed",
+                hint=f"add text, or look back on less with --context {max(8, tokens // 4)}",
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, -(-self.windows // self.rows))
+
+    def batch(self, step: int) -> Batch:
+        numbers = range(step * self.rows, (step + 1) * self.rows)
+        starts = [self._start(number) for number in numbers]
+        span = np.stack([self.ids[start : start + self.context + 1] for start in starts]).astype(np.int64)
+        return Batch(
+            np.ascontiguousarray(span[:, :-1]),
+            np.ascontiguousarray(span[:, 1:]),
+            span.shape[0] * self.context,
+        )
+
+    def _start(self, number: int) -> int:
+        """Return where the window begins that stands at place `number` of the endless order of windows."""
+        epoch, place = divmod(number, self.windows)
+        offset, order = _epoch_order(self.seed, epoch, self.windows, self.context)
+        window = int(order[place])
+        part = int(np.searchsorted(self._ends, window, side="right"))
+        first = int(self._ends[part - 1]) if part else 0
+        return int(self._starts[part]) + offset + (window - first) * self.context
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, windows: int, context: int) -> tuple[int, NDArray[np.int64]]:
+    random = np.random.default_rng([seed, epoch])
+    return int(random.integers(context)), random.permutation(windows)
+
+
+class PairBatches:
+    """Whole examples, `rows` at a time, padded on the right; neighbours are of similar length.
+
+    An epoch's shuffled examples are sorted by length within pools of `POOL` batches, then the batches are
+    shuffled again: little padding, and still another composition in every epoch.
+    """
+
+    POOL = 16
+
+    def __init__(self, examples: Sequence[Example], *, rows: int, seed: int, padding: int) -> None:
+        self.examples, self.rows, self.seed, self.padding = examples, rows, seed, padding
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.examples) // self.rows)
+
+    def batch(self, step: int) -> Batch:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return padded([self.examples[i] for i in self._order(epoch)[place]], self.padding)
+
+    def _order(self, epoch: int) -> list[list[int]]:
+        if getattr(self, "_ordered", (-1, []))[0] != epoch:
+            random = np.random.default_rng([self.seed, epoch])
+            shuffled = random.permutation(len(self.examples)).tolist()
+            pool = self.rows * self.POOL
+            batches = []
+            for start in range(0, len(shuffled), pool):
+                near = sorted(shuffled[start : start + pool], key=lambda i: len(self.examples[i].ids))
+                batches += [near[i : i + self.rows] for i in range(0, len(near), self.rows)]
+            self._ordered = epoch, [batches[i] for i in random.permutation(len(batches))]
+        return self._ordered[1]
+
+
+def padded(examples: Sequence[Example], padding: int) -> Batch:
+    """Return the examples as one batch; what is not learned, padding included, has the target IGNORED."""
+    length = max(len(example.ids) for example in examples) - 1
+    tokens = np.full((len(examples), length), padding, dtype=np.int64)
+    targets = np.full((len(examples), length), IGNORED, dtype=np.int64)
+    for row, example in enumerate(examples):
+        ids = np.array(example.ids, dtype=np.int64)
+        tokens[row, : len(ids) - 1] = ids[:-1]
+        targets[row, : len(ids) - 1] = np.where(example.learned[1:], ids[1:], IGNORED)
+    return Batch(tokens, targets, sum(len(example.ids) - 1 for example in examples))
+
+
+def in_order(
+    ids: NDArray[np.unsignedinteger],
+    ranges: Sequence[tuple[int, int]],
+    *,
+    context: int,
+    rows: int,
+    most_tokens: int | None = None,
+) -> Iterator[Batch]:
+    """Yield windows of `context` tokens that cover the ranges once, without overlap, in order.
+
+    Every token but the first of a range is a target once. With `most_tokens`, windows evenly spaced over
+    the ranges are kept, about that many tokens in all.
+    """
+    spans = [
+        (start, min(start + context, end - 1))
+        for begin, end in ranges
+        for start in range(begin, end - 1, context)
+    ]
+    if most_tokens is not None and len(spans) * context > most_tokens:
+        wanted = max(1, most_tokens // context)
+        spans = [spans[i * len(spans) // wanted] for i in range(wanted)]
+    for first in range(0, len(spans), rows):
+        group = spans[first : first + rows]
+        length = max(end - start for start, end in group)
+        tokens = np.zeros((len(group), length), dtype=np.int64)
+        targets = np.full((len(group), length), IGNORED, dtype=np.int64)
+        for row, (start, end) in enumerate(group):
+            tokens[row, : end - start] = ids[start:end]
+            targets[row, : end - start] = ids[start + 1 : end + 1]
+        yield Batch(tokens, targets, sum(end - start for start, end in group))
+
+
+def pairs_in_order(examples: Sequence[Example], *, rows: int, padding: int) -> Iterator[Batch]:
+    """Yield every example once, the short ones first."""
+    ordered = sorted(examples, key=lambda example: len(example.ids))
+    for first in range(0, len(ordered), rows):
+        yield padded(ordered[first : first + rows], padding)

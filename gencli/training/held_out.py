@@ -1,0 +1,45 @@
+"""The text that a run never learns from, and on which it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gencli.model.gpt import GPT
+from gencli.model.scoring import Batch, Score, score
+from gencli.training.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Batches that are scored again and again; `token_bytes[id]` is the bytes of text an id stands for."""
+
+    batches: Sequence[Batch]
+    token_bytes: NDArray[np.float64]
+
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens one evaluation reads."""
+        return sum(batch.size for batch in self.batches)
+
+    def score(
+        self, model: GPT, runtime: Runtime, *, interrupted: Callable[[], bool] = lambda: False
+    ) -> Score | None:
+        """Return what the held-out text costs the model, or None if `interrupted` between two batches."""
+        return score(
+            model,
+            self.batches,
+            token_bytes=self.token_bytes,
+            precision=runtime.precision,
+            interrupted=interrupted,
+        )
+
+
+def token_bytes_of(piece_bytes: Sequence[bytes], *, end: int, end_bytes: float) -> NDArray[np.float64]:
+    """Return the bytes of text each id stands for; the end of a document stands for `end_bytes` of line ends."""
+    sizes = np.array([len(piece) for piece in piece_bytes], dtype=np.float64)
+    sizes[end] = end_bytes
+    return sizes

@@ -1,0 +1,276 @@
+"""The one training loop: a generator of events, the same for pretraining and fine-tuning.
+
+The library computes, the command renders: nothing here prints, reads a signal or knows a screen.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from gencli.errors import DivergedError
+from gencli.model.gpt import GPT
+from gencli.model.scoring import IGNORED, Batch, total_loss
+from gencli.storage import sweep_staging
+from gencli.training import checkpoint
+from gencli.training.batches import Batches
+from gencli.training.events import Done, Evaluation, Event, Sample, Saved, Start, Step, Stopped
+from gencli.training.held_out import HeldOut
+from gencli.training.optimizer import Optimizer, rate_multiplier
+from gencli.training.runtime import Runtime
+
+SMOOTHING = 0.95  # of the training loss that is shown
+EVALUATION_SHARE = 0.1  # of a run's work that evaluations before the last may take
+FORWARD_SHARE = 1 / 3  # of a training step's work that a forward pass is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """How long a run lasts: the first limit that is reached ends it. None or 0 is no limit."""
+
+    seconds: float | None = None
+    steps: int | None = None
+    tokens: int | None = None
+
+    def progress(self, *, seconds: float, steps: int, tokens: int, reserve: float = 0.0) -> float:
+        """Return the share of the run that is done; 1 or more ends it.
+
+        `reserve` seconds of a limit in time are left for what comes after the last step.
+        """
+        shares = [0.0]
+        if self.seconds:
+            shares.append(seconds / max(self.seconds - reserve, 1e-9))
+        if self.steps:
+            shares.append(steps / self.steps)
+        if self.tokens:
+            shares.append(tokens / self.tokens)
+        return max(shares)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Habits:
+    """When a run warms up, decays, clips, evaluates and saves."""
+
+    seed: int = 0
+    warmup: int = 20
+    decay: float = 0.6
+    clip: float = 1.0
+    rows_at_once: int = 0  # rows per forward pass; 0: the whole batch
+    evaluations: int = 10  # at most, spread evenly over the run, the last one at its end
+    evaluate_every: int = 0  # or every so many steps
+    save_every: int = 0  # steps; 0: with each evaluation
+    save_seconds: float = 600.0  # and at least this often
+
+
+@dataclass
+class RunState:
+    """What a run must remember besides tensors."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    smooth_loss: float = 0.0
+    evaluation_due: bool = False
+    evaluations: int = 0
+    best_step: int = -1
+    best_loss: float | None = None
+    best_bits_per_byte: float | None = None
+
+
+@dataclass
+class Run:
+    """One training run: its parts, and the callables through which it reaches the world.
+
+    `publish` makes the current weights the model's, `sample` writes some text as (prompt, text), `stop`
+    returns the number of a signal that asks the run to end, `clock` the seconds that the run has lasted,
+    start-up included.
+    """
+
+    model: GPT
+    batches: Batches
+    optimizer: Optimizer
+    runtime: Runtime
+    length: Length
+    habits: Habits
+    folder: Path
+    name: str
+    publish: Callable[[RunState], None]
+    held_out: HeldOut | None = None
+    sample: Callable[[], tuple[str, str]] | None = None
+    stop: Callable[[], int | None] = lambda: None
+    clock: Callable[[], float] = time.monotonic
+    fixed: dict[str, object] = field(default_factory=dict)  # saved with each checkpoint
+    state: RunState = field(default_factory=RunState)
+
+    def resume(self, saved: checkpoint.Checkpoint) -> None:
+        """Take up a run where its checkpoint left it."""
+        self.model.load_state_dict(saved.weights)
+        self.optimizer.load_state(saved.optimizer)
+        known = RunState.__dataclass_fields__
+        run = saved.state["run"]
+        assert isinstance(run, dict)
+        self.state = RunState(**{key: value for key, value in run.items() if key in known})
+
+    def save(self) -> Saved:
+        """Write a checkpoint of this moment."""
+        self.state.seconds = self.clock()
+        state = {"run": asdict(self.state), **self.fixed}
+        weights = dict(self.model.named_parameters())
+        path = checkpoint.save(
+            self.folder, self.state.step, weights=weights, optimizer=self.optimizer.state(), state=state
+        )
+        return Saved(self.state.step, str(path))
+
+
+def fit(run: Run) -> Iterator[Event]:
+    """Train until the run's length is reached or a signal comes; yield what happens.
+
+    Raises DivergedError before an update that would not be finite; the newest checkpoint stays.
+    """
+    state, habits = run.state, run.habits
+    sweep_staging(run.folder)
+    yield _start(run)
+    reserve, evaluating, last_save = 1.0, 0.0, time.monotonic()
+    while True:
+        if (signal := run.stop()) is not None:
+            yield run.save()
+            yield Stopped(state.step, signal)
+            return
+        save = False
+        if state.evaluation_due:
+            event = _evaluated(run)
+            if event is None:
+                continue  # a signal came: it is seen at the top, and the evaluation stays due
+            state.evaluation_due = False
+            state.evaluations += 1
+            save = not habits.save_every
+            evaluating += event.seconds
+            reserve = 0.3 + 1.2 * event.seconds
+            yield event
+            if run.sample is not None:
+                yield Sample(state.step, *run.sample())
+        progress = _progress(run, reserve)
+        ended = progress >= 1.0 and state.step > 0
+        save |= bool(habits.save_every) and state.step % habits.save_every == 0 and state.step > 0
+        if ended or save or time.monotonic() - last_save >= habits.save_seconds:
+            yield run.save()
+            last_save = time.monotonic()
+        if ended:
+            break
+        step = _update(run, progress)
+        if not evaluating:
+            reserve = 0.5 + _guessed_evaluation(run, step)
+        after = _progress(run, reserve)
+        state.evaluation_due = after >= 1.0 or _is_evaluation_due(run, progress, after)
+        yield step
+    yield _done(run)
+
+
+def _start(run: Run) -> Start:
+    first = run.batches.batch(run.state.step)
+    parameters = sum(p.numel() for p in run.model.parameters())
+    return Start(run.state.step, parameters, run.batches.steps_per_epoch, first.size, run.runtime.describe())
+
+
+def _progress(run: Run, reserve: float) -> float:
+    state = run.state
+    return run.length.progress(seconds=run.clock(), steps=state.step, tokens=state.tokens, reserve=reserve)
+
+
+def _guessed_evaluation(run: Run, step: Step) -> float:
+    """Return about how long scoring takes before it was ever done: a forward pass is a third of a step."""
+    held_out = run.held_out.tokens if run.held_out is not None else 0
+    return FORWARD_SHARE * held_out / step.tokens_per_second
+
+
+def _is_evaluation_due(run: Run, before: float, after: float) -> bool:
+    """Tell whether the run crossed a mark for an evaluation, and has done enough work to afford it."""
+    habits, state = run.habits, run.state
+    if habits.evaluate_every:
+        return state.step % habits.evaluate_every == 0
+    cost = FORWARD_SHARE * (run.held_out.tokens if run.held_out is not None else 0)
+    affordable = (state.evaluations + 1) * cost <= EVALUATION_SHARE * state.tokens
+    return affordable and math.floor(after * habits.evaluations) > math.floor(before * habits.evaluations)
+
+
+def _update(run: Run, progress: float) -> Step:
+    """Make one step of the optimizer on the batch of this step."""
+    state, habits, began = run.state, run.habits, time.monotonic()
+    batch = run.batches.batch(state.step)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed((habits.seed << 32) + state.step)  # dropout, too, is a function of (seed, step)
+        loss = _backward(run, batch)
+    norm = run.optimizer.clip(habits.clip)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise DivergedError(
+            f"the loss or its gradient is not finite at step {state.step + 1} (loss {loss:.4g}, norm {norm:.4g})",
+            where=run.name,
+            kept="no update was made with it; the newest checkpoint and the best weights stand",
+            hint="a lower --learning-rate, then --resume; or look at the text around that point",
+        )
+    rate = rate_multiplier(state.step, progress, warmup=habits.warmup, decay=habits.decay)
+    run.optimizer.step(rate)
+    state.smooth_loss = loss if state.step == 0 else SMOOTHING * state.smooth_loss + (1 - SMOOTHING) * loss
+    state.step += 1
+    state.tokens += batch.size
+    elapsed = time.monotonic() - began
+    return Step(
+        state.step, min(1.0, progress), loss, state.smooth_loss, rate, norm, state.tokens, run.clock(),
+        batch.size / elapsed,
+    )  # fmt: skip
+
+
+def _backward(run: Run, batch: Batch) -> float:
+    """Leave the gradient of the batch's mean loss in the parameters; return that loss."""
+    learned = int((batch.targets != IGNORED).sum())
+    rows = run.habits.rows_at_once or len(batch.tokens)
+    nats = 0.0
+    run.model.train()
+    for first in range(0, len(batch.tokens), rows):
+        tokens = torch.from_numpy(batch.tokens[first : first + rows]).to(run.runtime.device)
+        targets = torch.from_numpy(batch.targets[first : first + rows]).to(run.runtime.device)
+        with run.runtime.precision():
+            loss = total_loss(run.model, tokens, targets)
+        (loss / learned).backward()  # type: ignore[no-untyped-call]
+        nats += loss.item()
+    return nats / learned
+
+
+def _evaluated(run: Run) -> Evaluation | None:
+    """Score the held-out text and publish the weights if they are the best yet; None if interrupted."""
+    began = time.monotonic()
+    state = run.state
+    result = None
+    if run.held_out is not None:
+        result = run.held_out.score(run.model, run.runtime, interrupted=lambda: run.stop() is not None)
+        if result is None:
+            return None
+    best = result is None or state.best_loss is None or result.loss < state.best_loss
+    if best:
+        state.best_step = state.step
+        if result is not None:
+            state.best_loss, state.best_bits_per_byte = result.loss, result.bits_per_byte
+        run.publish(state)
+    loss, bits = (result.loss, result.bits_per_byte) if result is not None else (None, None)
+    return Evaluation(state.step, loss, bits, best, time.monotonic() - began)
+
+
+def _done(run: Run) -> Done:
+    state = run.state
+    seconds = run.clock()
+    return Done(
+        steps=state.step,
+        tokens=state.tokens,
+        seconds=seconds,
+        tokens_per_second=state.tokens / max(seconds, 1e-9),
+        train_loss=state.smooth_loss,
+        val_loss=state.best_loss,
+        val_bits_per_byte=state.best_bits_per_byte,
+        parameters=sum(p.numel() for p in run.model.parameters()),
+        model=run.name,
+    )

@@ -1,0 +1,47 @@
+"""metrics.jsonl: every event of a run, one JSON object a line, without gap or repetition across resumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from gencli.storage import replace_file, told_as_machine_error
+from gencli.training.events import Event, Start
+
+NAME = "metrics.jsonl"
+
+
+def recorded(events: Iterable[Event], path: Path) -> Iterator[Event]:
+    """Pass the events on, each after it was written to `path`.
+
+    A run that begins at step n first drops the lines of later steps, which a lost run had written.
+    """
+    file = None
+    try:
+        for event in events:
+            if isinstance(event, Start):
+                with told_as_machine_error(path):
+                    replace_file(path, "".join(_lines_until(path, event.step)))
+                    file = path.open("a", encoding="utf-8", buffering=1)
+            if file is not None:
+                file.write(json.dumps(event.record(), ensure_ascii=False) + "\n")
+            yield event
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Return the whole lines about steps up to `step`; none for a run from the start."""
+    if step == 0 or not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            at = json.loads(line).get("step", step + 1)
+        except ValueError:
+            continue
+        if at <= step:
+            kept.append(line + "\n")
+    return kept

@@ -1,0 +1,135 @@
+"""Muon for the matrices of the blocks, AdamW for everything else; learning rates as pure functions.
+
+Muon (Jordan et al. 2024) replaces the momentum of a matrix by the nearest orthogonal matrix, found by a
+Newton-Schulz iteration, so that every direction of the update has the same length. Matrices of one shape
+are stacked and treated at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gencli.errors import RunStateError
+
+# Coefficients of the quintic iteration x <- a x + b x^3 + c x^5 on singular values (Jordan et al. 2024)
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Peak learning rates of the kinds of parameters, and what else the updates need."""
+
+    matrices: float = 0.02
+    embedding: float = 0.03
+    head: float = 0.003
+    momentum: float = 0.95
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.8, 0.95)
+    epsilon: float = 1e-10
+
+
+def rate_multiplier(step: int, progress: float, *, warmup: int, decay: float) -> float:
+    """Return the share of the peak learning rate at `step`, when `progress` (0 to 1) of the run is done.
+
+    Rises linearly over the first `warmup` steps, stays at 1, and falls linearly to 0 over the last
+    `decay` share of the run (Zhai et al. 2022; Hägele et al. 2024).
+    """
+    rising = (step + 1) / warmup if step < warmup else 1.0
+    falling = (1.0 - min(1.0, progress)) / decay if decay > 0 else 1.0
+    return min(1.0, rising, falling)
+
+
+def orthogonalised(stack: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
+    """Return matrices (K, R, C) with about the same singular vectors and singular values near 1."""
+    a, b, c = NEWTON_SCHULZ
+    tall = stack.size(-2) > stack.size(-1)
+    x = stack.mT if tall else stack
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Optimizer:
+    """Applies gradients to a model's parameters; its state is a flat mapping of named tensors."""
+
+    def __init__(self, model: nn.Module, rates: Rates, *, dtype: torch.dtype = torch.float32) -> None:
+        self.rates, self.dtype = rates, dtype
+        self.parameters = dict(model.named_parameters())
+        self._stacks: list[tuple[list[str], Tensor]] = []  # parameter names and their momenta (K, R, C)
+        by_size: dict[torch.Size, list[str]] = {}
+        others: dict[str, float] = {}
+        for name, parameter in self.parameters.items():
+            if parameter.dim() == 2 and ".layers." in name:
+                by_size.setdefault(parameter.shape, []).append(name)
+            else:
+                others[name] = rates.embedding if "embed" in name else rates.head
+        for size, names in by_size.items():
+            momenta = torch.zeros(len(names), *size, device=self.parameters[names[0]].device)
+            self._stacks.append((names, momenta))
+        self._names = list(others)
+        self._adamw = torch.optim.AdamW(
+            [{"params": [self.parameters[name]], "lr": rate, "peak": rate} for name, rate in others.items()],
+            betas=rates.betas,
+            eps=rates.epsilon,
+            weight_decay=0.0,
+            fused=True,
+        )
+
+    def clip(self, limit: float) -> float:
+        """Scale the gradients down to a joint norm of at most `limit`; return the norm they had."""
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit if limit > 0 else math.inf)
+        return float(norm)
+
+    @torch.no_grad()
+    def step(self, multiplier: float) -> None:
+        """Apply the gradients at `multiplier` times the peak learning rates, then forget them."""
+        for names, momenta in self._stacks:
+            self._muon(names, momenta, multiplier * self.rates.matrices)
+        for group in self._adamw.param_groups:
+            group["lr"] = group["peak"] * multiplier
+        self._adamw.step()
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def _muon(self, names: list[str], momenta: Tensor, rate: float) -> None:
+        parameters: list[Tensor] = [self.parameters[name] for name in names]
+        gradients = torch.stack([p.grad for p in parameters if p.grad is not None])  # (K, R, C)
+        momenta.lerp_(gradients, 1 - self.rates.momentum)
+        nesterov = gradients.lerp(momenta, self.rates.momentum)
+        update = orthogonalised(nesterov.to(self.dtype)).float()
+        rows, columns = update.shape[-2:]
+        scale = rate * math.sqrt(max(1.0, rows / columns))
+        torch._foreach_mul_(parameters, 1 - rate * self.rates.weight_decay)
+        torch._foreach_add_(parameters, list(update.unbind()), alpha=-scale)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that the next step depends on besides parameters and gradients."""
+        tensors: dict[str, Tensor] = {}
+        for names, momenta in self._stacks:
+            tensors |= {f"momentum.{name}": momentum for name, momentum in zip(names, momenta, strict=True)}
+        for name in self._names:
+            for slot, value in self._adamw.state[self.parameters[name]].items():
+                tensors[f"{slot}.{name}"] = value
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `state` returned. Raises RunStateError if it belongs to another model."""
+        try:
+            for names, momenta in self._stacks:
+                for name, momentum in zip(names, momenta, strict=True):
+                    momentum.copy_(tensors[f"momentum.{name}"])
+            for name in self._names:
+                slots = ("step", "exp_avg", "exp_avg_sq")
+                if f"step.{name}" in tensors:
+                    state = {slot: tensors[f"{slot}.{name}"].clone() for slot in slots}
+                    self._adamw.state[self.parameters[name]] = state
+        except (KeyError, RuntimeError) as error:
+            raise RunStateError(f"the optimizer's state does not fit the model: {error}") from error

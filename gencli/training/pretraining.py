@@ -1,0 +1,143 @@
+"""From raw text to a training run: tokenizer, tokens, shape and model are made ready here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gencli.errors import CorpusError
+from gencli.knobs import seconds_of
+from gencli.model.folder import TOKENIZER, TRAINING
+from gencli.model.gpt import GPT
+from gencli.model.shape import Shape, preset, reshaped
+from gencli.settings import PretrainSettings
+from gencli.text.corpus import Corpus, open_corpus
+from gencli.text.tokenizer import Tokenizer
+from gencli.text.tokenizer_training import train_tokenizer
+from gencli.text.tokens import TokenFile, held_out, tokenize_corpus
+from gencli.training.assembly import Lineage, Outside, assemble, length_of
+from gencli.training.batches import PackedBatches, in_order
+from gencli.training.held_out import HeldOut, token_bytes_of
+from gencli.training.loop import Run
+from gencli.training.runtime import choose_runtime
+
+# An evaluation reads at most this many tokens, evenly spaced over the held-out text.
+MOST_HELD_OUT_TOKENS = 131_072
+ROWS_AT_ONCE = 16  # when scoring
+
+
+@dataclass(frozen=True)
+class Material:
+    """The text of a run in the form that training reads."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    tokens: TokenFile
+
+
+def prepare_text(
+    settings: PretrainSettings, cache: Path, *, say: Callable[[str], None], progress: Callable[[int], None]
+) -> Material:
+    """Open the corpus, open or train the tokenizer, and turn the corpus into tokens."""
+    corpus = open_corpus(settings.corpus, encoding=settings.encoding, text_field=settings.text_field)
+    path = settings.model / TOKENIZER
+    if path.exists():
+        tokenizer = Tokenizer.open(path)
+    else:
+        trained = train_tokenizer(
+            corpus,
+            path,
+            vocabulary=settings.vocab_size,
+            kind=settings.kind,
+            character_coverage=settings.character_coverage,
+        )
+        tokenizer = trained.tokenizer
+        say(f"trained a tokenizer of {tokenizer.vocabulary:,} pieces")
+        for note in trained.notes:
+            say(note)
+    tokens = tokenize_corpus(corpus, tokenizer, cache, progress=progress)
+    for note in tokens.notes:
+        say(note)
+    return Material(corpus, tokenizer, tokens)
+
+
+def suggested_size(seconds: float | None, nbytes: int) -> str:
+    """Return the preset that does best in that time on that much text, on a laptop's CPU."""
+    if nbytes < 300_000 or (seconds is not None and seconds < 90):
+        return "nano"
+    if nbytes < 20_000_000 and (seconds is None or seconds < 1800):
+        return "tiny"
+    return "small" if seconds is None or seconds < 6 * 3600 or nbytes < 200_000_000 else "base"
+
+
+def choose_shape(settings: PretrainSettings, material: Material) -> Shape:
+    """Return the shape that the settings ask for; a small corpus shortens the default context."""
+    seconds = seconds_of(settings.time) if settings.time else None
+    name = settings.size
+    if name == "auto":
+        name = suggested_size(seconds, material.tokens.source_bytes)
+    shape = preset(name, material.tokenizer.vocabulary)
+    context = settings.context
+    if context is None:
+        smallest = len(material.tokens.ids) // 16
+        context = max(16, min(shape.context, 1 << max(0, smallest.bit_length() - 1)))
+    return reshaped(
+        shape,
+        layers=settings.layers,
+        width=settings.width,
+        heads=settings.heads,
+        kv_heads=settings.kv_heads,
+        context=context,
+    )
+
+
+def prepare_pretraining(settings: PretrainSettings, material: Material, outside: Outside) -> Run:
+    """Return a run that is ready to begin, or to go on from its newest checkpoint.
+
+    Raises CorpusError for too little text, RunStateError when there is nothing to resume.
+    """
+    tokenizer, tokens = material.tokenizer, material.tokens
+    shape = choose_shape(settings, material)
+    runtime = choose_runtime(
+        settings.device, precision=settings.precision, threads=settings.threads, width=shape.width
+    )
+    train, validation = held_out(tokens, share=settings.validation, bos=tokenizer.bos)
+    batches = PackedBatches(
+        tokens.ids, train, context=shape.context, rows=settings.batch_size, seed=settings.seed
+    )
+    windows = list(
+        in_order(
+            tokens.ids, validation, context=shape.context, rows=ROWS_AT_ONCE, most_tokens=MOST_HELD_OUT_TOKENS
+        )
+    )
+    if settings.validation and not windows:
+        raise CorpusError("no text is left to judge the model on", hint="add text, or --validation 0")
+    sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=tokens.end_bytes)
+    model = GPT(shape, dropout=settings.dropout)
+    model.initialise(torch.Generator().manual_seed(settings.seed))
+    lineage = Lineage(
+        kind="pretrained",
+        command="pretrain",
+        digests={"corpus": material.corpus.digest(), "tokenizer": tokenizer.digest},
+        extra={"end_bytes": tokens.end_bytes},
+    )
+    return assemble(
+        settings,
+        settings.model,
+        model=model,
+        tokenizer=tokenizer,
+        batches=batches,
+        held_out=HeldOut(windows, sizes) if windows else None,
+        runtime=runtime,
+        length=length_of(settings, batches.steps_per_epoch, default_seconds=600.0),
+        lineage=lineage,
+        outside=outside,
+    )
+
+
+def run_folder(model: Path) -> Path:
+    """Return where a model's checkpoints and metrics lie."""
+    return model / TRAINING

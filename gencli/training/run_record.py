@@ -1,0 +1,84 @@
+"""What a run was asked for, kept in its folder so that it can be resumed, and only as itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gencli.errors import RunStateError
+from gencli.storage import replace_file
+
+NAME = "run.json"
+
+# Settings that may change when a run goes on: how long, how often it reports, where it computes.
+FREE = frozenset(
+    [
+        "config",
+        "json",
+        "quiet",
+        "model",
+        "output",
+        "time",
+        "steps",
+        "tokens",
+        "epochs",
+        "device",
+        "threads",
+        "resume",
+        "overwrite",
+        "rows_at_once",
+        "evaluations",
+        "evaluate_every",
+        "save_every",
+        "sample_prompt",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The command, its settings, and the digests of what it learns from."""
+
+    command: str
+    settings: dict[str, object]
+    digests: dict[str, str]
+
+    def write(self, run: Path) -> None:
+        """Keep the record in the run's folder."""
+        replace_file(run / NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_record(run: Path) -> RunRecord:
+    """Return the record of the run in a folder. Raises RunStateError if there is none."""
+    try:
+        return RunRecord(**json.loads((run / NAME).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise RunStateError(
+            "there is no run to resume", where=str(run), hint="leave out --resume to begin one"
+        ) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise RunStateError(f"the run's record can't be read: {error}", where=str(run / NAME)) from error
+
+
+def check_same(record: RunRecord, settings: Mapping[str, object], digests: Mapping[str, str]) -> None:
+    """Raise RunStateError naming what differs, if a resumed run would not be the same run."""
+    asked = json.loads(json.dumps(dict(settings), default=str))
+    changed = [
+        f"{name} {record.settings[name]!r} -> {value!r}"
+        for name, value in asked.items()
+        if name not in FREE and name in record.settings and record.settings[name] != value
+    ]
+    if changed:
+        raise RunStateError(
+            "a resumed run keeps its settings; these differ: " + ", ".join(changed[:6]),
+            hint="leave these flags out, or begin a new run in another folder",
+        )
+    for name, digest in digests.items():
+        if record.digests.get(name, digest) != digest:
+            raise RunStateError(
+                f"the {name} changed since the run began",
+                where=f"sha256 was {record.digests[name][:12]}, is {digest[:12]}",
+                hint=f"put the old {name} back, or begin a new run in another folder",
+            )

@@ -1,0 +1,151 @@
+"""What many tests need: a tiny corpus, a tiny trained model, and the command line without a process."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gencli.cli  # noqa: F401  registers the commands
+from gencli.cli.app import run
+from gencli.model.folder import publish
+from gencli.model.gpt import GPT
+from gencli.model.shape import Shape
+from gencli.text.corpus import open_corpus
+from gencli.text.tokenizer import Tokenizer
+from gencli.text.tokenizer_training import train_tokenizer
+
+WORDS = [
+    "강",
+    "산",
+    "바다",
+    "하늘",
+    "나무",
+    "새",
+    "꽃",
+    "별",
+    "달",
+    "river",
+    "hill",
+    "sea",
+    "sky",
+    "tree",
+    "bird",
+    "flower",
+    "star",
+    "moon",
+]
+
+
+def tiny_text(documents: int = 60) -> str:
+    """Return documents of a few lines, Korean and English, separated by blank lines."""
+    draw = random.Random(7)
+    lines = [
+        f"{draw.choice(WORDS)} {draw.choice(WORDS)} 그리고 {draw.choice(WORDS)}.\nThe {draw.choice(WORDS)} is here."
+        for _ in range(documents)
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[dict[str, object]]:
+        """Return the JSON objects that the command printed."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep caches inside the test's folder and torch on one thread."""
+    monkeypatch.setenv("GENCLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("GENCLI_MODEL", raising=False)
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cli(capfdbinary: pytest.CaptureFixture[bytes]) -> Cli:
+    """Return a function that runs a command line in this process."""
+
+    def call(*arguments: object) -> Outcome:
+        capfdbinary.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capfdbinary.readouterr()
+        return Outcome(code, captured.out.decode("utf-8"), captured.err.decode("utf-8"))
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file with the tiny corpus."""
+    path = tmp_path_factory.mktemp("corpus") / "tiny.txt"
+    path.write_text(tiny_text(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """Return a tokenizer trained on the tiny corpus."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    return train_tokenizer(open_corpus([corpus_file]), path, vocabulary=400).tokenizer
+
+
+def random_model(shape: Shape, seed: int = 0, scale: float = 0.3) -> GPT:
+    """Return a model with all weights drawn, so that no part of it is silent."""
+    model = GPT(shape)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            offset = 1.0 if "norm" in name else 0.0
+            weight.normal_(offset, scale, generator=generator)
+    return model.eval()
+
+
+def tiny_shape(vocabulary: int = 400, **changes: int) -> Shape:
+    """Return a shape that is fast and still has every feature, grouped-query attention too."""
+    numbers = {
+        "layers": 2,
+        "width": 32,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_width": 8,
+        "hidden": 64,
+        "context": 64,
+    }
+    return Shape(vocabulary=vocabulary, **{**numbers, **changes})
+
+
+@pytest.fixture(scope="session")
+def model_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a random model of the tiny shape."""
+    path = tmp_path_factory.mktemp("model") / "random"
+    shape = tiny_shape(tokenizer.vocabulary)
+    weights = random_model(shape).weights()
+    publish(
+        path, weights, shape=shape, tokenizer=tokenizer, lineage={"kind": "pretrained"}, card="# random\n"
+    )
+    return path
+
+
+def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    """Tell whether two models are the same bit for bit."""
+    return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from gencli.decoding.cpu_engine import CpuEngine, FloatArray
+from gencli.decoding.cpu_kernels import exponential
+from gencli.errors import UsageError
+from gencli.model.shape import Shape
+
+SHAPE = Shape(
+    vocabulary=61,
+    layers=2,
+    width=24,
+    heads=3,
+    kv_heads=3,
+    head_width=8,
+    hidden=40,
+    context=160,
+    rope_theta=50.0,
+)
+# grouped queries, heads wider than the model divided by them, odd counts everywhere, another norm
+GROUPED = Shape(
+    vocabulary=37,
+    layers=3,
+    width=22,
+    heads=4,
+    kv_heads=2,
+    head_width=6,
+    hidden=35,
+    context=160,
+    norm_epsilon=1e-3,
+)
+LARGE = Shape(
+    vocabulary=1030, layers=1, width=64, heads=4, kv_heads=2, head_width=32, hidden=200, context=160
+)  # enough work in each product for several threads
+
+
+def assert_close(found: Any, expected: Any) -> None:
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@cache
+def weights_of(shape: Shape) -> dict[str, FloatArray]:
+    random = np.random.default_rng(1)
+    weights = {}
+    for name, (rows, columns) in shape.tensors().items():
+        size = (columns,) if name.endswith("norm.weight") else (rows, columns)
+        weights[name] = random.normal(0, 0.3, size).astype(np.float32)
+        if len(size) == 1:
+            weights[name] += 1
+    return weights
+
+
+@cache
+def theirs(shape: Shape) -> Any:
+    model = Qwen3ForCausalLM(Qwen3Config(**shape.to_config())).eval()
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights_of(shape).items()})
+    return model
+
+
+def tokens_of(shape: Shape, count: int, seed: int = 0) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(0, shape.vocabulary, count)]
+
+
+def their_logits(shape: Shape, tokens: list[int]) -> FloatArray:
+    with torch.inference_mode():
+        return np.asarray(theirs(shape)(torch.tensor([tokens])).logits[0].numpy(), dtype=np.float32)
+
+
+def engine_of(shape: Shape, **options: Any) -> CpuEngine:
+    return CpuEngine(shape, weights_of(shape), **options)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, GROUPED, LARGE])
+@pytest.mark.parametrize("threads", [1, None])
+def test_logits_are_those_of_transformers(shape: Shape, threads: int | None) -> None:
+    tokens = tokens_of(shape, 90)
+    expected = their_logits(shape, tokens)
+    engine = engine_of(shape, threads=threads)
+    found = [engine.start([tokens[:80]], slots=160)[0]]
+    found += [engine.step([token])[0] for token in tokens[80:]]
+    assert_close(found, expected[79:])
+    assert engine.lengths == [90]
+
+
+def test_a_prompt_at_once_is_a_prompt_token_by_token() -> None:
+    tokens = tokens_of(GROUPED, 150)  # more than two blocks
+    whole, single = engine_of(GROUPED), engine_of(GROUPED)
+    expected = whole.start([tokens], slots=160)
+    logits = single.start([tokens[:1]], slots=160)
+    for token in tokens[1:]:
+        logits = single.step([token])
+    assert_close(logits, expected)
+
+
+def test_a_row_in_a_batch_is_that_row_alone() -> None:
+    prompts = [tokens_of(GROUPED, count, seed=count) for count in (3, 17, 1, 70, 9)]
+    batch = engine_of(GROUPED)
+    together = [batch.start(prompts, slots=100)]
+    together += [batch.step([turn, turn + 1, turn + 2, turn, 5]) for turn in range(6)]
+    for row, prompt in enumerate(prompts):
+        alone = engine_of(GROUPED)
+        logits = [alone.start([prompt], slots=100)[0]]
+        logits += [alone.step([(turn, turn + 1, turn + 2, turn, 5)[row]])[0] for turn in range(6)]
+        assert_close(logits, [each[row] for each in together])
+    assert batch.lengths == [9, 23, 7, 76, 15]
+
+
+def test_copies_share_a_prompt_and_then_go_their_own_ways() -> None:
+    first, second = tokens_of(SHAPE, 20), tokens_of(SHAPE, 7, seed=1)
+    engine = engine_of(SHAPE)
+    logits = engine.start([first, second], copies=3, slots=60)
+    assert logits.shape == (6, SHAPE.vocabulary)
+    for row in range(6):
+        np.testing.assert_array_equal(logits[row], logits[row // 3 * 3])
+    engine.step([0, 1, 2, 3, 4, 5])
+    logits = engine.step([7, 7, 7, 7, 7, 7])
+    for row in range(6):
+        tokens = [*(first if row < 3 else second), row, 7]
+        assert_close(logits[row], their_logits(SHAPE, tokens)[-1])
+
+
+def test_a_new_start_forgets_the_old_one() -> None:
+    engine = engine_of(SHAPE)
+    expected = engine.start([[5, 6]], slots=10)
+    engine.start([tokens_of(SHAPE, 9), [1]], slots=10)
+    np.testing.assert_array_equal(engine.start([[5, 6]], slots=10), expected)
+    assert engine.lengths == [2]
+
+
+def test_int8_stays_near_float32() -> None:
+    tokens = tokens_of(LARGE, 60)
+    expected = their_logits(LARGE, tokens)[-1]
+    found = engine_of(LARGE, precision="int8").start([tokens], slots=160)[0]
+    assert np.corrcoef(found, expected)[0, 1] > 0.999
+    assert not np.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_read_only_weights_do() -> None:
+    weights = {name: array.copy() for name, array in weights_of(SHAPE).items()}
+    for array in weights.values():
+        array.setflags(write=False)
+    found = CpuEngine(SHAPE, weights).start([[1, 2, 3]], slots=10)
+    assert_close(found[0], their_logits(SHAPE, [1, 2, 3])[-1])
+
+
+def test_a_weight_that_is_no_number_shows_in_the_logits() -> None:
+    for name in ("model.layers.0.mlp.gate_proj.weight", "model.layers.0.self_attn.k_norm.weight"):
+        weights = {**weights_of(SHAPE), name: np.full_like(weights_of(SHAPE)[name], np.nan)}
+        assert np.isnan(CpuEngine(SHAPE, weights).start([[1, 2, 3, 4, 5]], slots=10)).any()
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    engine = engine_of(SHAPE)
+    assert (engine.context, engine.vocabulary, engine.name) == (160, 61, "cpu")
+    for prompt in ([], [1] * 9):
+        with pytest.raises(UsageError, match="from 1 to 8 tokens"):
+            engine.start([prompt], slots=8)
+    with pytest.raises(UsageError, match="from 1 to 160 tokens"):
+        engine.start([[1] * 161], slots=1000)
+    engine.start([[1] * 7], slots=8)
+    engine.step([1])
+    with pytest.raises(UsageError, match="8 slots"):
+        engine.step([1])
+
+
+@settings(deadline=None, max_examples=300)
+@given(x=st.floats(-86, 87, width=32))
+def test_the_exponential_is_close(x: float) -> None:
+    assert float(exponential(np.float32(x))) == pytest.approx(
+        np.exp(np.float64(x)), rel=2e-5 if abs(x) > 10 else 2e-6
+    )
+
+
+def test_importing_the_engine_imports_neither_torch_nor_numba() -> None:
+    loaded = (
+        "import sys, gencli.decoding.cpu_engine; print({'torch', 'numba', 'transformers'} & set(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"
