@@ -45,9 +45,6 @@ def lines(*values: object) -> str:
     return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
 
 
-# --- formats
-
-
 @given(
     pairs=st.lists(st.tuples(ANSWERS, ANSWERS), min_size=1, max_size=6), chunk=st.sampled_from([1, 5, 1000])
 )
@@ -134,9 +131,6 @@ def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.where == "stdin:2"
 
 
-# --- fields
-
-
 @pytest.mark.parametrize(
     ("row", "words", "pair"),
     [
@@ -212,9 +206,6 @@ def test_cells_are_only_text(tmp_path: Path) -> None:
     assert plain(found) == [("=cmd()", 'say "hi", <|user|>')]
 
 
-# --- conversations
-
-
 def test_messages_become_turns(tmp_path: Path) -> None:
     chat = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     row = {"messages": [{"role": role, "content": text} for role, text in chat], "id": 1}
@@ -253,9 +244,6 @@ def test_bad_messages_are_refused(tmp_path: Path, messages: object, message: str
     with pytest.raises(PairsError, match=re.escape(message)) as caught:
         read(tmp_path / "a.jsonl", lines({"messages": good}, {"messages": messages}))
     assert caught.value.where == f"{tmp_path / 'a.jsonl'}:2"
-
-
-# --- bad rows
 
 
 @pytest.mark.parametrize(
@@ -369,9 +357,6 @@ def test_missing_and_refused_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(MachineError):
         read_pairs(tmp_path / "pairs.jsonl")
-
-
-# --- what is mended and noted
 
 
 def test_values_are_mended_and_counted(tmp_path: Path) -> None:

@@ -214,10 +214,24 @@ def test_control_pieces_within_reach_of_text_are_refused() -> None:
             Tokenizer.from_bytes(unsafe, "unsafe")
 
 
-def test_a_model_that_rewrites_text_is_refused() -> None:
-    normaliser = b"\x1a\x04\x18\x01\x20\x01"  # add_dummy_prefix, remove_extra_whitespaces
-    with pytest.raises(TokenizerError, match="rewrites"):
-        Tokenizer.from_bytes(trained().model_bytes + normaliser, "lossy")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        b"\x1a\x04\x18\x01\x20\x01",  # normaliser: a dummy prefix, extra spaces removed
+        b"\x1a\x09\x12\x01x\x18\x00\x20\x00\x28\x01",  # normaliser: a table of replacements
+        b"\x2a\x03\x12\x01x",  # denormaliser: a table of replacements
+        b"\x12\x02\x18\x02",  # trainer: no byte fallback
+    ],
+)
+def test_a_model_that_changes_text_is_refused(settings: bytes) -> None:
+    with pytest.raises(TokenizerError, match="changes text"):
+        Tokenizer.from_bytes(trained().model_bytes + settings, "lossy")
+
+
+def test_a_model_without_settings_is_refused() -> None:
+    pieces = b"".join(piece(entry.text.encode(), entry.score, entry.role) for entry in trained().model.pieces)
+    with pytest.raises(TokenizerError, match="changes text"):
+        Tokenizer.from_bytes(pieces + b"\x12\x05\x18\x02\x98\x02\x01", "bare")
 
 
 def test_pieces_across_spaces_and_foreign_symbols_are_refused() -> None:

@@ -1,1 +1,162 @@
-"""gencli demo: placeholder until written in full."""
+"""gencli demo: the whole way on the embedded corpus, each command shown as a user would type it."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from gencli.cli.app import app, run
+from gencli.cli.options import command
+from gencli.errors import RunStateError
+from gencli.settings import DemoSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from gencli.text.stories import Example
+    from gencli.ui import Screen
+
+MARKER = "demo.json"
+TASKS = {
+    "question": "questions about a story",
+    "label": "sentences labelled",
+    "translation": "Korean to English",
+}
+SHOWN = 3  # examples of each task
+SCHOOL = "나는 학교에 간다"
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much the demo does."""
+
+    stories: int
+    pairs: int
+    tests: int
+    pretrain: tuple[str, ...]
+    finetune: tuple[str, ...]
+
+
+FULL = Extent(
+    3000, 6000, 300,
+    ("--time", "40s", "--size", "nano", "--context", "128", "--batch-size", "24"),
+    ("--time", "50s", "--batch-size", "48", "--lr", "0.01"),
+)  # fmt: skip
+QUICK = Extent(
+    400, 600, 60,
+    ("--steps", "12", "--layers", "2", "--width", "64", "--context", "64"),
+    ("--steps", "12",),
+)  # fmt: skip
+
+
+@command(app, DemoSettings, example="gencli demo\ngencli demo --quick -o /tmp/demo")
+def demo(settings: DemoSettings) -> None:
+    """Show the whole way in two minutes: tokenize, pretrain, finetune and generate on an embedded corpus."""
+    from gencli.ui import Screen, emit
+
+    screen = Screen(quiet=settings.quiet)
+    extent = QUICK if settings.quick else FULL
+    began = time.monotonic()
+    folder = settings.output
+    tests = write_material(folder, extent, settings.seed)
+    base, tuned = str(folder / "base"), str(folder / "tuned")
+    quiet = ["-q"] if settings.quiet or settings.json else []
+    seed = ["--seed", str(settings.seed)]
+    for arguments in (
+        ["tokenize", str(folder / "corpus.txt"), "-m", base, "--vocab-size", "1000"],
+        ["pretrain", str(folder / "corpus.txt"), "-m", base, *extent.pretrain, *seed],
+        ["finetune", str(folder / "pairs.jsonl"), "-m", base, "-o", tuned, *extent.finetune, *seed],
+    ):
+        _typed(screen, arguments, quiet, json=settings.json)
+    if not settings.json:
+        for prompt in ("미나는", "One day Tom"):
+            _typed(screen, ["generate", prompt, "-m", base, "-n", "80", *seed], quiet)
+        _typed(screen, ["generate", SCHOOL, "-m", tuned, "-t", "0"], quiet)
+    results = answered(folder / "tuned", tests)
+    seconds = time.monotonic() - began
+    if settings.json:
+        emit({"event": "demo", "tasks": shares(results), "seconds": round(seconds, 1), "model": tuned})
+        return
+    _show(screen, results, seconds, folder)
+
+
+def write_material(folder: Path, extent: Extent, seed: int) -> list[Example]:
+    """Write the corpus and the pairs into the demo's folder; return the examples that stay untaught.
+
+    What an earlier demo left there is replaced. Raises RunStateError for a folder that is no demo's.
+    """
+    from gencli.storage import remove_folder, replace_file, told_as_machine_error
+    from gencli.text.stories import corpus_text, examples, pairs_lines, stories
+
+    if folder.exists() and not (folder / MARKER).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunStateError(
+            "this is not a demo's folder, and it is not empty",
+            where=str(folder),
+            kept="nothing was touched",
+            hint="another folder with -o",
+        )
+    with told_as_machine_error(folder):
+        for part in ("base", "tuned"):
+            if (folder / part).is_dir():
+                remove_folder(folder / part)
+    train, test = examples(seed=seed, train=extent.pairs, test=extent.tests)
+    replace_file(folder / MARKER, '{"format": 1}\n')
+    replace_file(folder / "corpus.txt", corpus_text(stories(seed=seed, count=extent.stories)))
+    replace_file(folder / "pairs.jsonl", pairs_lines(train))
+    replace_file(folder / "test.jsonl", pairs_lines(test))
+    return test
+
+
+def answered(model: Path, tests: Iterable[Example]) -> list[tuple[Example, str]]:
+    """Return each untaught example with the model's own answer."""
+    from gencli.decoding.engines import open_engine
+    from gencli.evaluation import answers
+    from gencli.model.folder import open_model
+    from gencli.text.pairs import Pair, Turn
+
+    known = {example.prompt: example for example in tests}
+    pairs = [
+        Pair((Turn("user", example.prompt), Turn("assistant", example.completion)), "demo", 0)
+        for example in known.values()
+    ]
+    folder = open_model(model)
+    engine = open_engine(folder, engine="torch")
+    return [(known[pair.prompt], text.strip()) for pair, text in answers(pairs, engine, folder.tokenizer)]
+
+
+def shares(results: Iterable[tuple[Example, str]]) -> dict[str, float]:
+    """Return the share of exactly right answers by task."""
+    right: dict[str, list[bool]] = {task: [] for task in TASKS}
+    for example, said in results:
+        right[example.task].append(said == example.completion)
+    return {task: round(sum(marks) / max(1, len(marks)), 4) for task, marks in right.items()}
+
+
+def _typed(screen: Screen, arguments: list[str], quiet: list[str], *, json: bool = False) -> None:
+    """Show a command as a user would type it, and run it. Stops the demo where the command fails."""
+    screen.note("")
+    screen.note(f"$ gencli {shlex.join(arguments)}", "bold")
+    code = run([*arguments, *quiet, *(["--json"] if json else [])])
+    if code:
+        raise typer.Exit(code)
+
+
+def _show(screen: Screen, results: list[tuple[Example, str]], seconds: float, folder: Path) -> None:
+    right = shares(results)
+    for task, title in TASKS.items():
+        ours = [(example, said) for example, said in results if example.task == task]
+        ours.sort(key=lambda result: result[0].prompt != SCHOOL)
+        rows = [
+            (example.prompt.replace("\n", " / "), "→", said, "✓" if said == example.completion else f"✗ {example.completion}")
+            for example, said in ours[:SHOWN]
+        ]  # fmt: skip
+        screen.table(
+            f"\n{title}: {right[task]:.0%} of {len(ours)} right, none of them in the training pairs", rows
+        )
+    screen.note(f"\nthe whole way took {seconds:.0f} s; everything is in {folder}")
+    screen.note(f'try it: gencli generate -m {folder / "tuned"} "너는 시장에 간다"')

@@ -39,7 +39,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The pieces by id, the kind of model, and whether text passes through SentencePiece unchanged."""
+    """The pieces by id, the kind of model, and whether SentencePiece keeps every character of a text."""
 
     pieces: tuple[Piece, ...]
     kind: str
@@ -55,7 +55,7 @@ def read_model_file(data: bytes, where: str) -> ModelFile:
     _refuse_other_files(data, where)
     pieces: list[Piece] = []
     kind = "unigram"
-    checks: dict[int, bool] = {2: False, 3: False}
+    spells_bytes = keeps_text = is_rewritten = False
     try:
         for field, start, end in _fields(data, 0, len(data)):
             if field == 1:
@@ -63,10 +63,12 @@ def read_model_file(data: bytes, where: str) -> ModelFile:
             elif field == 2:
                 settings = _numbers(data, start, end)
                 kind = _KINDS.get(settings.get(3, 1), "unknown")
-                spells_bytes, space_behind = settings.get(35, 0), settings.get(24, 0)
-                checks[2] = bool(spells_bytes and not space_behind)
-            elif field in {3, 5}:
-                checks[field] = checks.get(field, True) and _is_lossless(data, start, end, denormaliser=field == 5)
+                spells_bytes = (settings.get(35, 0), settings.get(24, 0)) == (1, 0)
+            elif field == 3:
+                keeps_text = _keeps_text(data, start, end)
+                is_rewritten |= not keeps_text
+            elif field == 5:
+                is_rewritten |= _has_rules(data, start, end)
     except (IndexError, struct.error) as error:
         raise TokenizerError(
             "this is not a SentencePiece model, or it was cut short",
@@ -77,7 +79,7 @@ def read_model_file(data: bytes, where: str) -> ModelFile:
         raise TokenizerError(f"a tokenizer of {len(pieces)} pieces can't be used", where=where)
     if len({piece.text for piece in pieces}) != len(pieces):
         raise TokenizerError("this tokenizer has the same piece twice", where=where)
-    return ModelFile(tuple(pieces), kind, lossless)
+    return ModelFile(tuple(pieces), kind, spells_bytes and keeps_text and not is_rewritten)
 
 
 def _refuse_other_files(data: bytes, where: str) -> None:
@@ -125,12 +127,16 @@ def _piece(data: bytes, start: int, end: int, index: int, where: str) -> Piece:
     return Piece(text, score, role, score_at)
 
 
-def _is_lossless(data: bytes, start: int, end: int, *, denormaliser: bool) -> bool:
+def _keeps_text(data: bytes, start: int, end: int) -> bool:
     """Tell whether a NormalizerSpec leaves text alone: no rules, no added prefix, spaces kept and escaped."""
-    if any(field in {2, 6} and last > first for field, first, last in _fields(data, start, end)):
-        return False
     flags = _numbers(data, start, end)
-    return denormaliser or (flags.get(3, 1), flags.get(4, 1), flags.get(5, 1)) == (0, 0, 1)
+    unchanged = (flags.get(3, 1), flags.get(4, 1), flags.get(5, 1)) == (0, 0, 1)
+    return unchanged and not _has_rules(data, start, end)
+
+
+def _has_rules(data: bytes, start: int, end: int) -> bool:
+    """Tell whether a NormalizerSpec has a table that replaces characters (fields 2 and 6)."""
+    return any(field in {2, 6} and last > first for field, first, last in _fields(data, start, end))
 
 
 def _numbers(data: bytes, start: int, end: int) -> dict[int, int]:

@@ -251,7 +251,7 @@ def _check_layout(model: ModelFile, where: str) -> None:
     if model.kind not in KINDS:
         raise TokenizerError(f"not a gencli tokenizer: its kind is {model.kind}", where=where, hint=hint)
     if not model.lossless:
-        raise TokenizerError("this tokenizer rewrites text before it cuts it", where=where, hint=hint)
+        raise TokenizerError("this tokenizer changes text or drops some of it", where=where, hint=hint)
     for piece in model.pieces[len(LAYOUT) :]:
         if piece.role != NORMAL or NEWLINE in piece.text or _SPACE_INSIDE.search(piece.text):
             raise TokenizerError(f"not a gencli tokenizer: piece {piece.text!r}", where=where, hint=hint)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -166,6 +166,7 @@ def fit(run: Run) -> Iterator[Event]:
         if not evaluating:
             reserve = 0.5 + _guessed_evaluation(run, step)
         after = _progress(run, reserve)
+        step = replace(step, progress=min(1.0, after))
         state.evaluation_due = after >= 1.0 or _is_evaluation_due(run, progress, after)
         yield step
     yield _done(run)

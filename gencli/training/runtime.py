@@ -49,7 +49,6 @@ def choose_runtime(device: str = "auto", *, precision: str = "auto", threads: in
     count = threads or len(os.sched_getaffinity(0))
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)
-    torch.set_flush_denormal(True)
     wide = chosen.type == "cuda" or (width >= BFLOAT16_FROM_WIDTH and _fast_bfloat16())
     dtypes = {
         "auto": torch.bfloat16 if wide else torch.float32,

@@ -39,8 +39,8 @@ from gencli.text.stories.sentences import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_PHRASE_BOOKS = 0.25  # the share of documents that hold both languages
-_PAGE = 6  # the pairs of sentences in one of them
+_PAGE = 6  # the pairs of sentences on a page of the phrase book
+_QUESTIONS = 3  # in an exercise
 _OPENINGS = (
     Phrase("아침이었다.", "It was morning."), Phrase("금요일이었다.", "It was Friday."),
     Phrase("점심때였다.", "It was lunchtime."), Phrase("조용한 오후였다.", "It was a quiet afternoon."),
@@ -66,12 +66,13 @@ def stories(*, seed: int = 0, count: int = 3000) -> Iterator[str]:
     """
     choices = Choices(seed)
     for _ in range(count):
-        if choices.chance(_PHRASE_BOOKS):
-            yield "\n".join(f"{line.korean}\n{line.english}" for line in _page(choices))
-            continue
-        lines = choices.one((_story,) * 8 + (_habits, _everyone))(choices)
-        is_korean = choices.chance(0.5)
-        yield " ".join(line.korean if is_korean else line.english for line in lines)
+        kind = choices.one(_DOCUMENTS)
+        if kind is _phrase_book:
+            yield "\n".join(f"{line.korean}\n{line.english}" for line in kind(choices))
+        else:
+            is_korean = choices.chance(0.5)
+            lines = [line.korean if is_korean else line.english for line in kind(choices)]
+            yield "\n".join(lines) if kind is _exercise else " ".join(lines)
 
 
 def corpus_text(documents: Iterable[str]) -> str:
@@ -79,7 +80,7 @@ def corpus_text(documents: Iterable[str]) -> str:
     return "\n\n".join(documents) + "\n"
 
 
-def _page(choices: Choices) -> list[Phrase]:
+def _phrase_book(choices: Choices) -> list[Phrase]:
     lines: list[Phrase] = []
     while len(lines) < _PAGE:
         line = statement(choices)
@@ -118,6 +119,15 @@ def _ending(choices: Choices, told: Scene) -> list[Phrase]:
     ]
 
 
+def _exercise(choices: Choices) -> list[Phrase]:
+    """Return a scene, then questions about it, each with its answer."""
+    told = scene(choices)
+    while is_held_out(told.story):
+        told = scene(choices)
+    asked = choices.several(told.asked, min(_QUESTIONS, len(told.asked)))
+    return [told.story, *(line for one in asked for line in (one.question, one.answer))]
+
+
 def _habits(choices: Choices) -> list[Phrase]:
     """Return what somebody does again and again, in the present tense."""
     speaker = choices.one([one for one in SPEAKERS if one.korean in _PRONOUNS])
@@ -142,3 +152,6 @@ def _everyone(choices: Choices) -> list[Phrase]:
     """Return the opinions of some people."""
     first = Phrase("모두 저마다 다른 하루를 보냈다.", "Everyone had a different day.")
     return [first, *(opinion(choices, person).line for person in choices.several(PEOPLE, 3))]
+
+
+_DOCUMENTS = (*[_story] * 6, _habits, _everyone, *[_phrase_book] * 4, *[_exercise] * 8)

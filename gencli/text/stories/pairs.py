@@ -98,11 +98,8 @@ class _Draws:
             return felt.line, Example(task, getattr(felt.line, language), label)
         told = scene(self.choices)
         asked = self.choices.one(told.asked)
-        story = Phrase(
-            " ".join(one.korean for one in told.lines), " ".join(one.english for one in told.lines)
-        )
-        prompt = f"{getattr(story, language)}\n{getattr(asked.question, language)}"
-        return story, Example(task, prompt, getattr(asked.answer, language))
+        prompt = f"{getattr(told.story, language)}\n{getattr(asked.question, language)}"
+        return told.story, Example(task, prompt, getattr(asked.answer, language))
 
 
 def _fixed(index: int, *, held_out: bool) -> Phrase | None:

@@ -54,6 +54,11 @@ class Scene:
     is_dated: bool = True
     is_good: bool = True
 
+    @property
+    def story(self) -> Phrase:
+        """Return the lines as one text."""
+        return Phrase(" ".join(one.korean for one in self.lines), " ".join(one.english for one in self.lines))
+
 
 def scene(choices: Choices) -> Scene:
     """Return a random scene."""

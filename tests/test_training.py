@@ -1,0 +1,375 @@
+"""Batches, optimizer, checkpoints and the loop."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gencli.errors import CorpusError, DivergedError, RunStateError
+from gencli.model.gpt import GPT
+from gencli.model.scoring import IGNORED, score, total_loss
+from gencli.text.examples import Example
+from gencli.training import checkpoint
+from gencli.training.batches import PackedBatches, PairBatches, in_order, pairs_in_order
+from gencli.training.events import Done, Evaluation, Event, Saved, Step, Stopped
+from gencli.training.held_out import HeldOut, token_bytes_of
+from gencli.training.loop import Habits, Length, Run, fit
+from gencli.training.metrics import recorded
+from gencli.training.optimizer import Optimizer, Rates, orthogonalised, rate_multiplier
+from gencli.training.runtime import choose_runtime
+from tests.conftest import random_model, same, tiny_shape
+
+IDS = (np.arange(4000) * 7919 % 97).astype(np.uint16)
+
+
+def packed(rows: int = 4, seed: int = 0, context: int = 16) -> PackedBatches:
+    return PackedBatches(IDS, [(0, 2000), (2100, 4000)], context=context, rows=rows, seed=seed)
+
+
+def make_run(folder: Path, *, steps: int = 10, seed: int = 0, dropout: float = 0.0, **habits: int) -> Run:
+    runtime = choose_runtime("cpu", threads=1, width=32)
+    model = GPT(tiny_shape(97, context=16), dropout=dropout).initialise(torch.Generator().manual_seed(seed))
+    windows = list(in_order(IDS, [(2000, 2100)], context=16, rows=8))
+    return Run(
+        model=model,
+        batches=packed(seed=seed),
+        optimizer=Optimizer(model, Rates()),
+        runtime=runtime,
+        length=Length(steps=steps),
+        habits=Habits(seed=seed, warmup=3, **habits),
+        folder=folder,
+        name="tiny",
+        publish=lambda state: None,
+        held_out=HeldOut(windows, np.ones(97)),
+    )
+
+
+# batches
+
+
+def test_batches_depend_on_seed_and_step_alone() -> None:
+    first, again, other = packed(), packed(), packed(seed=1)
+    for step in (0, 5, 400, 1):
+        assert np.array_equal(first.batch(step).tokens, again.batch(step).tokens)
+    assert not np.array_equal(first.batch(0).tokens, other.batch(0).tokens)
+
+
+def test_targets_are_the_next_tokens_and_windows_stay_inside_their_range() -> None:
+    batches = packed(rows=8)
+    held_out = set(range(2000, 2100))
+    where = {tuple(IDS[i : i + 17]): i for i in range(len(IDS) - 17)}
+    for step in range(40):
+        batch = batches.batch(step)
+        assert batch.size == batch.tokens.size
+        assert np.array_equal(batch.tokens[:, 1:], batch.targets[:, :-1])
+        for row in np.concatenate([batch.tokens, batch.targets[:, -1:]], axis=1):
+            start = where.get(tuple(row.astype(np.uint16)))
+            assert start is None or not held_out & set(range(start, start + 17)) or len(where) < 3900
+
+
+def test_an_epoch_shows_every_window_once() -> None:
+    batches = packed(rows=4)
+    starts = [batches._start(number) for number in range(batches.windows)]
+    assert len(set(starts)) == batches.windows == (2000 - 16) // 16 + (1900 - 16) // 16
+    assert len({(start - starts[0]) % 16 for start in starts if start < 2000}) == 1
+
+
+def test_a_corpus_shorter_than_a_window_is_refused() -> None:
+    with pytest.raises(CorpusError, match="too small"):
+        PackedBatches(IDS, [(0, 20)], context=16, rows=1, seed=0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(end=st.integers(2, 300), context=st.integers(2, 40), rows=st.integers(1, 5))
+def test_windows_in_order_score_every_token_but_the_first_once(end: int, context: int, rows: int) -> None:
+    targets = [
+        token
+        for batch in in_order(IDS, [(0, end)], context=context, rows=rows)
+        for token in batch.targets[batch.targets != IGNORED]
+    ]
+    assert targets == IDS[1:end].tolist()
+
+
+def test_capped_windows_are_spread_over_the_text() -> None:
+    batches = list(in_order(IDS, [(0, 4000)], context=16, rows=4, most_tokens=160))
+    assert sum(batch.size for batch in batches) == 160
+
+
+EXAMPLES = [Example(tuple(range(1, 4 + n % 9)), (False, False, *[True] * (1 + n % 9))) for n in range(50)]
+
+
+def test_pair_batches_show_every_pair_once_an_epoch_and_learn_answers_only() -> None:
+    batches = PairBatches(EXAMPLES, rows=8, seed=3, padding=96)
+    assert batches.steps_per_epoch == 7
+    for epoch in range(2):
+        sizes = []
+        for step in range(epoch * 7, epoch * 7 + 7):
+            batch = batches.batch(step)
+            sizes += [int(row.sum()) for row in batch.tokens != 96]
+            assert ((batch.targets == IGNORED) | (batch.targets >= 3)).all()
+        assert sorted(sizes) == sorted(len(example.ids) - 1 for example in EXAMPLES)
+    total = sum(int((b.targets != IGNORED).sum()) for b in pairs_in_order(EXAMPLES, rows=7, padding=96))
+    assert total == sum(sum(example.learned) for example in EXAMPLES)
+
+
+def test_padding_does_not_change_the_loss_of_a_pair() -> None:
+    model = random_model(tiny_shape(97))
+    sizes = np.ones(97)
+    runtime = choose_runtime("cpu", threads=1, width=32)
+    runs = [
+        score(model, pairs_in_order(EXAMPLES[:9], rows=rows, padding=96), token_bytes=sizes, precision=runtime.precision)
+        for rows in (1, 9)
+    ]
+    assert runs[0] is not None and runs[1] is not None
+    assert math.isclose(runs[0].nats, runs[1].nats, rel_tol=1e-5)
+    assert runs[0].tokens == runs[1].tokens
+
+
+def test_bits_per_byte_of_a_model_that_knows_nothing() -> None:
+    model = GPT(tiny_shape(256)).initialise(torch.Generator().manual_seed(0))
+    held_out = HeldOut(list(in_order(IDS, [(0, 129)], context=16, rows=4)), np.full(256, 2.0))
+    result = held_out.score(model, choose_runtime("cpu", threads=1, width=32))
+    assert result is not None
+    assert math.isclose(result.loss, math.log(256), rel_tol=1e-6)
+    assert math.isclose(result.bits_per_byte, 4.0, rel_tol=1e-6)
+    assert held_out.score(model, choose_runtime("cpu", threads=1, width=32), interrupted=lambda: True) is None
+
+
+def test_an_end_of_document_stands_for_its_line_ends() -> None:
+    assert token_bytes_of([b"", b"ab", "각".encode()], end=0, end_bytes=1.5).tolist() == [1.5, 2, 3]
+
+
+# optimizer
+
+
+@pytest.mark.parametrize("size", [(3, 32, 32), (2, 64, 16), (2, 16, 64)])
+def test_updates_are_nearly_orthogonal(size: tuple[int, int, int]) -> None:
+    stack = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalised(stack))
+    assert values.min() > 0.3 and values.max() < 1.3
+    u, _, vh = torch.linalg.svd(stack, full_matrices=False)
+    assert torch.linalg.matrix_norm(orthogonalised(stack) - u @ vh).max() < 0.35 * torch.linalg.matrix_norm(u @ vh).min()
+
+
+@settings(deadline=None, max_examples=60)
+@given(step=st.integers(0, 500), progress=st.floats(0, 1), warmup=st.integers(0, 50), decay=st.floats(0.05, 1))
+def test_the_rate_rises_holds_and_falls_to_zero(step: int, progress: float, warmup: int, decay: float) -> None:
+    rate = rate_multiplier(step, progress, warmup=warmup, decay=decay)
+    assert 0 <= rate <= 1
+    assert rate_multiplier(step, 1.0, warmup=warmup, decay=decay) == 0
+    if step >= warmup and progress <= 1 - decay:
+        assert math.isclose(rate, 1.0, rel_tol=1e-6)
+    if step < warmup:
+        assert rate <= (step + 1) / warmup
+
+
+def test_every_parameter_moves_and_gradients_are_forgotten() -> None:
+    model = GPT(tiny_shape(97, context=16)).initialise(torch.Generator().manual_seed(0))
+    optimizer = Optimizer(model, Rates())
+    for step in range(3):
+        batch = packed().batch(step)
+        total_loss(model, torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets)).backward()
+        if step == 0:
+            before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        optimizer.step(1.0)
+    assert all(p.grad is None for p in model.parameters())
+    assert [n for n, p in model.named_parameters() if torch.equal(p, before[n])] == []
+
+
+def test_weight_decay_shrinks_matrices() -> None:
+    model = random_model(tiny_shape(97))
+    optimizer = Optimizer(model, Rates(weight_decay=0.5))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    name = "model.layers.0.mlp.up_proj.weight"
+    before = optimizer.parameters[name].norm().item()
+    optimizer.step(1.0)
+    assert optimizer.parameters[name].norm().item() < before
+
+
+# checkpoints
+
+
+def saved_run(folder: Path, steps: int = 6, **habits: int) -> Run:
+    run = make_run(folder, steps=steps, save_every=2, **habits)
+    list(fit(run))
+    return run
+
+
+def test_a_checkpoint_holds_all_and_old_ones_are_pruned(tmp_path: Path) -> None:
+    run = saved_run(tmp_path, steps=8)
+    assert checkpoint.steps_in(tmp_path) == [6, 8]
+    found, skipped = checkpoint.newest(tmp_path)
+    assert found is not None and not skipped and found.step == 8
+    assert checkpoint.fingerprint(found.weights) == checkpoint.fingerprint(dict(run.model.named_parameters()))
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
+    saved_run(tmp_path)
+    file = tmp_path / "step-00000006" / name
+    data = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 64
+        file.write_bytes(data)
+    if (name, damage) == ("MANIFEST.json", "flip") and checkpoint.flaw(file.parent) is None:
+        return  # the flipped bit was white space
+    found, skipped = checkpoint.newest(tmp_path)
+    assert found is not None and found.step == 4
+    assert len(skipped) == 1 and "step-00000006" in skipped[0]
+    assert file.parent.exists()
+
+
+def test_when_all_are_damaged_nothing_begins_silently(tmp_path: Path) -> None:
+    saved_run(tmp_path)
+    for file in tmp_path.glob("step-*/state.json"):
+        file.write_text("{}")
+    with pytest.raises(RunStateError, match="no checkpoint"):
+        checkpoint.newest(tmp_path)
+
+
+def test_junk_beside_checkpoints_counts_for_nothing(tmp_path: Path) -> None:
+    saved_run(tmp_path)
+    (tmp_path / "step-12.bak").mkdir()
+    (tmp_path / "xstep-00000009").mkdir()
+    (tmp_path / "step-00000099").symlink_to(tmp_path / "step-00000006")
+    assert checkpoint.steps_in(tmp_path) == [4, 6]
+
+
+# the loop
+
+
+def events_of(run: Run) -> list[Event]:
+    return list(fit(run))
+
+
+def test_the_loss_falls_and_the_schedule_lands(tmp_path: Path) -> None:
+    events = events_of(make_run(tmp_path, steps=40))
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [event.step for event in steps] == list(range(1, 41))
+    assert steps[-1].loss < 0.7 * steps[0].loss
+    assert steps[0].rate < steps[2].rate == 1.0 and 0 < steps[-1].rate < 0.1
+    assert steps[-1].progress == 1.0
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert (done.steps, done.tokens) == (40, 40 * 4 * 16)
+    assert math.isclose(done.tokens_per_second, done.tokens / done.seconds)
+    best = min(e.val_loss for e in events if isinstance(e, Evaluation) and e.val_loss is not None)
+    assert done.val_loss == best and done.val_bits_per_byte == pytest.approx(best / math.log(2))
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 9])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_resumed_run_is_the_same_run(tmp_path: Path, stop_after: int, dropout: float) -> None:
+    straight = make_run(tmp_path / "straight", dropout=dropout, evaluate_every=2)
+    whole = events_of(straight)
+    first = make_run(tmp_path / "parts", dropout=dropout, evaluate_every=2)
+    first.stop = lambda: 15 if first.state.step >= stop_after else None
+    events = events_of(first)
+    assert isinstance(events[-1], Stopped) and isinstance(events[-2], Saved)
+    second = make_run(tmp_path / "parts", dropout=dropout, evaluate_every=2)
+    found, _ = checkpoint.newest(tmp_path / "parts")
+    assert found is not None and found.step == stop_after
+    second.resume(found)
+    rest = events_of(second)
+    assert same(straight.model.weights(), second.model.weights())
+    done, again = whole[-1], rest[-1]
+    assert isinstance(done, Done) and isinstance(again, Done)
+    assert (done.train_loss, done.val_loss, done.tokens) == (again.train_loss, again.val_loss, again.tokens)
+    scored = [e.step for e in (*events, *rest) if isinstance(e, Evaluation)]
+    assert scored == [e.step for e in whole if isinstance(e, Evaluation)]
+
+
+def test_rows_at_once_change_memory_not_the_update(tmp_path: Path) -> None:
+    whole, parts = make_run(tmp_path / "a", steps=3), make_run(tmp_path / "b", steps=3, rows_at_once=1)
+    events_of(whole)
+    events_of(parts)
+    for name, array in whole.model.weights().items():
+        np.testing.assert_allclose(parts.model.weights()[name], array, atol=2e-4)
+
+
+def test_the_best_weights_are_published_and_no_others(tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=12, evaluate_every=2)
+    published = []
+    run.publish = lambda state: published.append(state.step)
+    scored = [e for e in events_of(run) if isinstance(e, Evaluation)]
+    assert published == [e.step for e in scored if e.best]
+    losses = [e.val_loss for e in scored if e.val_loss is not None]
+    assert [e.best for e in scored] == [loss < min([math.inf, *losses[:i]]) for i, loss in enumerate(losses)]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=8, save_every=2)
+    events = fit(run)
+    for event in events:
+        if isinstance(event, Step) and event.step == 5:
+            break
+    before = {name: array.copy() for name, array in run.model.weights().items()}
+    with torch.no_grad():
+        run.model.lm_head.weight[0, 0] = math.nan
+    with pytest.raises(DivergedError, match="step 6"):
+        list(events)
+    after = run.model.weights()
+    after["lm_head.weight"][0, 0] = before["lm_head.weight"][0, 0]
+    assert same(before, after)
+    assert checkpoint.steps_in(tmp_path) == [2, 4]
+
+
+def test_a_run_in_time_ends_in_time(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    now = [0.0]
+    run.length, run.clock = Length(seconds=30.0), lambda: now[0]
+    rates = []
+    for event in fit(run):
+        if isinstance(event, Step):
+            now[0] += 1.0
+            rates.append(event.rate)
+    assert 25 <= len(rates) <= 31
+    assert rates[-1] < 0.1
+
+
+@pytest.mark.parametrize(("limits", "expected"), [({"steps": 100}, 0.5), ({"tokens": 500}, 0.2), ({"seconds": 12.0}, 1.0)])
+def test_the_limit_that_is_nearest_counts(limits: dict[str, float], expected: float) -> None:
+    length = Length(**limits)  # type: ignore[arg-type]
+    assert length.progress(seconds=10, steps=50, tokens=100, reserve=2.0) == expected
+    both = replace(length, steps=60)
+    assert both.progress(seconds=10, steps=50, tokens=100, reserve=2.0) == max(expected, 50 / 60)
+
+
+def test_metrics_have_neither_gap_nor_repetition_after_a_lost_run(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = make_run(tmp_path / "run", save_every=4, evaluate_every=5)
+    for event in recorded(fit(first), path):
+        if isinstance(event, Step) and event.step == 7:
+            break  # as if killed: steps 5 to 7 are lost
+    second = make_run(tmp_path / "run", save_every=4, evaluate_every=5)
+    found, _ = checkpoint.newest(tmp_path / "run")
+    assert found is not None and found.step == 4
+    second.resume(found)
+    list(recorded(fit(second), path))
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [r["step"] for r in records if r["event"] == "step"] == list(range(1, 11))
+    assert records[-1]["event"] == "done"
+
+
+def test_what_a_dead_process_left_in_staging_is_swept(tmp_path: Path) -> None:
+    stale = tmp_path / ".tmp-step-00000002-999999999"
+    stale.mkdir()
+    saved_run(tmp_path)
+    assert not stale.exists()
+    shutil.rmtree(tmp_path)
