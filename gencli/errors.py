@@ -10,7 +10,8 @@
     │   └── ConfigError         a configuration file
     ├── MachineError        4  disk, memory, permission, device
     ├── RunStateError       5  locked, nothing to resume, not the same run
-    └── DivergedError       6  training left the finite numbers
+    ├── DivergedError       6  training left the finite numbers
+    └── ClosedPipeError   141  nobody reads the output any more; nothing to tell
 
 A message says what is wrong and names the place; `kept` says what is still safe on disk; `hint` says
 what to try next. The command line prints them as two to six lines and exits with the class's code.
@@ -31,8 +32,14 @@ class GencliError(Exception):
         self.kept = kept
         self.hint = hint
 
+    def __str__(self) -> str:
+        """Return the message with its place and the next step."""
+        return "\n".join(part for part in (self.message, self.where, self.kept, self.hint) if part)
+
     def lines(self) -> list[str]:
         """Return the two to six lines a user reads, most important first."""
+        if not self.message:
+            return []
         labelled = [("where", self.where), ("kept", self.kept), ("try", self.hint)]
         return [f"error: {self.message}"] + [f"  {label}: {text}" for label, text in labelled if text]
 
@@ -85,3 +92,9 @@ class DivergedError(GencliError):
     """The loss or a gradient is no longer a finite number."""
 
     exit_code = 6
+
+
+class ClosedPipeError(GencliError):
+    """Whoever read the output went away."""
+
+    exit_code = 141

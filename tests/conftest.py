@@ -14,7 +14,7 @@ import torch
 
 import gencli.cli  # noqa: F401  registers the commands
 from gencli.cli.app import run
-from gencli.model.folder import publish
+from gencli.model.folder import Arrays, publish
 from gencli.model.gpt import GPT
 from gencli.model.shape import Shape
 from gencli.text.corpus import open_corpus
@@ -146,6 +146,6 @@ def model_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory)
     return path
 
 
-def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+def same(first: Arrays, second: Arrays) -> bool:
     """Tell whether two models are the same bit for bit."""
     return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)

@@ -126,7 +126,12 @@ def test_padding_does_not_change_the_loss_of_a_pair() -> None:
     sizes = np.ones(97)
     runtime = choose_runtime("cpu", threads=1, width=32)
     runs = [
-        score(model, pairs_in_order(EXAMPLES[:9], rows=rows, padding=96), token_bytes=sizes, precision=runtime.precision)
+        score(
+            model,
+            pairs_in_order(EXAMPLES[:9], rows=rows, padding=96),
+            token_bytes=sizes,
+            precision=runtime.precision,
+        )
         for rows in (1, 9)
     ]
     assert runs[0] is not None and runs[1] is not None
@@ -157,12 +162,19 @@ def test_updates_are_nearly_orthogonal(size: tuple[int, int, int]) -> None:
     values = torch.linalg.svdvals(orthogonalised(stack))
     assert values.min() > 0.3 and values.max() < 1.3
     u, _, vh = torch.linalg.svd(stack, full_matrices=False)
-    assert torch.linalg.matrix_norm(orthogonalised(stack) - u @ vh).max() < 0.35 * torch.linalg.matrix_norm(u @ vh).min()
+    assert (
+        torch.linalg.matrix_norm(orthogonalised(stack) - u @ vh).max()
+        < 0.35 * torch.linalg.matrix_norm(u @ vh).min()
+    )
 
 
 @settings(deadline=None, max_examples=60)
-@given(step=st.integers(0, 500), progress=st.floats(0, 1), warmup=st.integers(0, 50), decay=st.floats(0.05, 1))
-def test_the_rate_rises_holds_and_falls_to_zero(step: int, progress: float, warmup: int, decay: float) -> None:
+@given(
+    step=st.integers(0, 500), progress=st.floats(0, 1), warmup=st.integers(0, 50), decay=st.floats(0.05, 1)
+)
+def test_the_rate_rises_holds_and_falls_to_zero(
+    step: int, progress: float, warmup: int, decay: float
+) -> None:
     rate = rate_multiplier(step, progress, warmup=warmup, decay=decay)
     assert 0 <= rate <= 1
     assert rate_multiplier(step, 1.0, warmup=warmup, decay=decay) == 0
@@ -177,7 +189,7 @@ def test_every_parameter_moves_and_gradients_are_forgotten() -> None:
     optimizer = Optimizer(model, Rates())
     for step in range(3):
         batch = packed().batch(step)
-        total_loss(model, torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets)).backward()
+        total_loss(model, torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets)).backward()  # type: ignore[no-untyped-call]
         if step == 0:
             before = {name: p.detach().clone() for name, p in model.named_parameters()}
         optimizer.step(1.0)
@@ -214,7 +226,9 @@ def test_a_checkpoint_holds_all_and_old_ones_are_pruned(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"])
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"]
+)
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
     saved_run(tmp_path)
@@ -343,7 +357,9 @@ def test_a_run_in_time_ends_in_time(tmp_path: Path) -> None:
     assert rates[-1] < 0.1
 
 
-@pytest.mark.parametrize(("limits", "expected"), [({"steps": 100}, 0.5), ({"tokens": 500}, 0.2), ({"seconds": 12.0}, 1.0)])
+@pytest.mark.parametrize(
+    ("limits", "expected"), [({"steps": 100}, 0.5), ({"tokens": 500}, 0.2), ({"seconds": 12.0}, 1.0)]
+)
 def test_the_limit_that_is_nearest_counts(limits: dict[str, float], expected: float) -> None:
     length = Length(**limits)  # type: ignore[arg-type]
     assert length.progress(seconds=10, steps=50, tokens=100, reserve=2.0) == expected

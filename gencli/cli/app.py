@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import gencli
-from gencli.errors import GencliError
+from gencli.errors import ClosedPipeError, GencliError
 
 app = typer.Typer(
     name="gencli",
@@ -49,13 +49,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         result = app(
             list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="gencli"
         )
+    except ClosedPipeError as error:
+        # Keep the interpreter from flushing into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error.exit_code
     except GencliError as error:
         Screen().error(error.lines())
         return error.exit_code
-    except BrokenPipeError:
-        # Nobody reads on: keep the interpreter from flushing into the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except (KeyboardInterrupt, typer.Abort):
         return 128 + signal.SIGINT
     except MemoryError:

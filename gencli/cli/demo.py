@@ -151,12 +151,13 @@ def _show(screen: Screen, results: list[tuple[Example, str]], seconds: float, fo
     for task, title in TASKS.items():
         ours = [(example, said) for example, said in results if example.task == task]
         ours.sort(key=lambda result: result[0].prompt != SCHOOL)
-        rows = [
-            (example.prompt.replace("\n", " / "), "→", said, "✓" if said == example.completion else f"✗ {example.completion}")
-            for example, said in ours[:SHOWN]
-        ]  # fmt: skip
+        rows = [(example.prompt.replace("\n", " / "), "→", said, _mark(example, said)) for example, said in ours[:SHOWN]]
         screen.table(
             f"\n{title}: {right[task]:.0%} of {len(ours)} right, none of them in the training pairs", rows
         )
     screen.note(f"\nthe whole way took {seconds:.0f} s; everything is in {folder}")
     screen.note(f'try it: gencli generate -m {folder / "tuned"} "너는 시장에 간다"')
+
+
+def _mark(example: Example, said: str) -> str:
+    return "✓" if said == example.completion else f"✗ {example.completion}"

@@ -45,8 +45,9 @@ def finetune(settings: FinetuneSettings) -> None:
 
     screen = Screen(quiet=settings.quiet)
 
+    lessons = prepare_pairs(settings, say=screen.note)
+
     def prepare(signals: Signals, clock: Callable[[], float]) -> Run:
-        lessons = prepare_pairs(settings, say=screen.note)
         shown = [pair.prompt for pair in (lessons.held_out or lessons.train)[:SHOWN_PROMPTS]]
         outside = Outside(screen.note, signals.stop, clock, sampler(shown, chat=True))
         return prepare_finetuning(settings, lessons, outside)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from gencli.errors import ClosedPipeError
 from gencli.knobs import REQUIRED, Common, Knob, Settings, flag_of, knobs_of, resolve
 
 Saved = Callable[[dict[str, object]], dict[str, object]]
@@ -30,7 +31,10 @@ def command(
         def run(**typed: Any) -> None:
             given = {name: _plain(value) for name, value in typed.items() if value not in (None, [], ())}
             earlier = saved(given) if saved is not None else {}
-            function(resolve(settings, given, earlier))
+            try:
+                function(resolve(settings, given, earlier))
+            except BrokenPipeError:
+                raise ClosedPipeError("") from None
 
         run.__signature__ = _signature(settings)  # type: ignore[attr-defined]
         run.__doc__ = f"{function.__doc__}\n\n\b\nExample:\n{_indented(example)}"

@@ -38,6 +38,7 @@ def pretrain(settings: PretrainSettings) -> None:
     """Train a GPT on your text; trains a tokenizer first if the folder has none."""
     from gencli.cli.places import cache_folder
     from gencli.cli.session import sampler, train
+    from gencli.text.corpus import open_corpus
     from gencli.training.assembly import Outside
     from gencli.training.pretraining import prepare_pretraining, prepare_text
     from gencli.ui import Screen
@@ -46,8 +47,10 @@ def pretrain(settings: PretrainSettings) -> None:
         raise UsageError("which text?", hint="give files or folders, or - for stdin")
     screen = Screen(quiet=settings.quiet)
 
+    corpus = open_corpus(settings.corpus, encoding=settings.encoding, text_field=settings.text_field)
+
     def prepare(signals: Signals, clock: Callable[[], float]) -> Run:
-        material = prepare_text(settings, cache_folder(), say=screen.note, progress=lambda _: None)
+        material = prepare_text(settings, corpus, cache_folder(), say=screen.note, progress=lambda _: None)
         tokens = material.tokens
         screen.note(
             f"{tokens.source_bytes:,} bytes in {tokens.documents:,} documents, {len(tokens.ids):,} tokens, "

@@ -26,7 +26,7 @@ Precision = Literal["float32", "int8"]
 _BLOCK = 64  # tokens of a prompt that go through the layers together
 _NEVER = 1 << 62
 # the multiplications that one thread does while others are woken, by what wakes them
-_WORTH_THREADS = {"omp": 40_000, "tbb": 100_000, "workqueue": 4_000_000}
+_WORTH_THREADS = {"omp": 100_000, "tbb": 100_000, "workqueue": 4_000_000}
 
 
 class CpuEngine:

@@ -20,8 +20,8 @@ def open_engine(folder: ModelFolder, *, engine: str = "auto", device: str = "aut
 
         return CpuEngine(folder.shape, folder.weights())
     from gencli.decoding.torch_engine import TorchEngine
+    from gencli.model.device import find_device
     from gencli.model.gpt import GPT
-    from gencli.training.runtime import find_device
 
     model = GPT(folder.shape).load(folder.weights())
     return TorchEngine(model.to(find_device(device)))

@@ -144,19 +144,23 @@ def _resume(run: Run, record: RunRecord, outside: Outside) -> None:
     outside.say(f"resumed from step {saved.step:,}")
 
 
-def begin_folder(folder: Path, settings: Training) -> None:
-    """Make sure that a new run may write here. Raises RunStateError when a model is in the way."""
-    if settings.resume:
-        return
-    if not settings.overwrite and ((folder / WEIGHTS).exists() or checkpoint.steps_in(folder / TRAINING)):
+def check_folder(folder: Path, settings: Training) -> None:
+    """Make sure that the run may write here. Raises RunStateError when a model is in the way."""
+    taken = (folder / WEIGHTS).exists() or checkpoint.steps_in(folder / TRAINING)
+    if taken and not settings.resume and not settings.overwrite:
         raise RunStateError(
             "there is a model in this folder already",
             where=str(folder),
             kept="nothing was touched",
             hint="--resume to go on with it, --overwrite to replace it, or another folder",
         )
-    for step in checkpoint.steps_in(folder / TRAINING):
-        checkpoint.remove(folder / TRAINING, step)
+
+
+def clear_folder(folder: Path, settings: Training) -> None:
+    """Delete the checkpoints of the run that a new one replaces."""
+    if not settings.resume:
+        for step in checkpoint.steps_in(folder / TRAINING):
+            checkpoint.remove(folder / TRAINING, step)
 
 
 def _publish(

@@ -14,7 +14,7 @@ from gencli.model.folder import TOKENIZER, TRAINING
 from gencli.model.gpt import GPT
 from gencli.model.shape import Shape, preset, reshaped
 from gencli.settings import PretrainSettings
-from gencli.text.corpus import Corpus, open_corpus
+from gencli.text.corpus import Corpus
 from gencli.text.tokenizer import Tokenizer
 from gencli.text.tokenizer_training import train_tokenizer
 from gencli.text.tokens import TokenFile, held_out, tokenize_corpus
@@ -39,10 +39,14 @@ class Material:
 
 
 def prepare_text(
-    settings: PretrainSettings, cache: Path, *, say: Callable[[str], None], progress: Callable[[int], None]
+    settings: PretrainSettings,
+    corpus: Corpus,
+    cache: Path,
+    *,
+    say: Callable[[str], None],
+    progress: Callable[[int], None],
 ) -> Material:
-    """Open the corpus, open or train the tokenizer, and turn the corpus into tokens."""
-    corpus = open_corpus(settings.corpus, encoding=settings.encoding, text_field=settings.text_field)
+    """Open or train the tokenizer, and turn the corpus into tokens."""
     path = settings.model / TOKENIZER
     if path.exists():
         tokenizer = Tokenizer.open(path)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gencli.errors import MachineError
+from gencli.model.device import find_device
 
 # Below this width a matrix product in bfloat16 gains nothing over float32 on a CPU.
 BFLOAT16_FROM_WIDTH = 256
@@ -56,18 +56,6 @@ def choose_runtime(device: str = "auto", *, precision: str = "auto", threads: in
         "float32": torch.float32,
     }
     return Runtime(chosen, dtypes[precision], count)
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is a GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    available = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    if (name != "cuda" and name not in available) or (name == "cuda" and len(available) == 1):
-        raise MachineError(
-            f"there is no device {name!r} here", hint=f"--device with one of: auto, {', '.join(available)}"
-        )
-    return torch.device(name)
 
 
 def _fast_bfloat16() -> bool:

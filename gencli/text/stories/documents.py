@@ -106,12 +106,9 @@ def _ending(choices: Choices, told: Scene) -> list[Phrase]:
     lead = told.lead
     felt = choices.one((HAPPY, GLAD, DELIGHTED) if told.is_good else (SAD, UPSET))
     feels = Phrase("{who}" + f"{felt.korean}.", "{who} " + f"was {felt.english}.")
-    if told.is_dated:
-        templates = (
-            [feels, choices.one(_ENDINGS)] if choices.chance(0.5) else [choices.one((feels, *_ENDINGS))]
-        )
-    else:
-        templates = [feels]
+    if not told.is_dated:
+        return [Phrase("둘은 매일 함께 놀았다.", "They played together every day.")]
+    templates = [feels, choices.one(_ENDINGS)] if choices.chance(0.5) else [choices.one((feels, *_ENDINGS))]
     names = [Phrase(f"{topic(lead.korean)} ", lead.english), Phrase("", lead.he.capitalize())]
     return [
         Phrase(line.korean.format(who=who.korean), line.english.format(who=who.english, his=lead.his))
