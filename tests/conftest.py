@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from gencli.__main__ import SPINS
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # before torch is imported, as the program does
 
 import numpy as np
 import pytest

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from gencli.decoding.cpu_engine import CpuEngine, FloatArray
+from gencli.decoding.cpu_engine import CpuEngine, FloatArray, Pace
 from gencli.decoding.cpu_kernels import exponential
 from gencli.errors import UsageError
 from gencli.model.shape import Shape
@@ -128,6 +128,43 @@ def test_copies_share_a_prompt_and_then_go_their_own_ways() -> None:
     for row in range(6):
         tokens = [*(first if row < 3 else second), row, 7]
         assert_close(logits[row], their_logits(SHAPE, tokens)[-1])
+
+
+def test_rows_that_are_kept_go_on_as_if_alone() -> None:
+    prompts = [tokens_of(SHAPE, count, seed=count) for count in (4, 11, 6)]
+    engine = engine_of(SHAPE)
+    engine.start(prompts, slots=40)
+    engine.step([1, 2, 3])
+    engine.keep([0, 2])
+    engine.step([7, 8])
+    engine.keep([1])
+    assert engine.lengths == [8]
+    assert_close(engine.step([9]), their_logits(SHAPE, [*prompts[2], 3, 8, 9])[-1:])
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_threads_do_not_change_a_bit(precision: Any) -> None:
+    prompts = [tokens_of(LARGE, count, seed=count) for count in (100, 3, 60)]
+    alone, together = (engine_of(LARGE, precision=precision, threads=threads) for threads in (1, None))
+    np.testing.assert_array_equal(alone.start(prompts, slots=110), together.start(prompts, slots=110))
+    for token in range(6):
+        np.testing.assert_array_equal(alone.step([token] * 3), together.step([token] * 3))
+
+
+def test_the_pace_follows_the_faster_way_and_tries_the_slower_one_now_and_then() -> None:
+    pace = Pace()
+
+    def spent(alone: float, together: float, steps: int) -> float:
+        total = 0.0
+        for _ in range(steps):
+            way = pace.together()
+            pace.took(way, together if way else alone)
+            total += together if way else alone
+        return total / steps
+
+    assert spent(1.0, 0.6, 500) == pytest.approx(0.62, abs=0.02)
+    assert spent(1.0, 100.0, 5000) < 1.2  # other programs came
+    assert spent(1.0, 0.6, 9000) < 0.75  # and went
 
 
 def test_a_new_start_forgets_the_old_one() -> None:

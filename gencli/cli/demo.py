@@ -151,7 +151,10 @@ def _show(screen: Screen, results: list[tuple[Example, str]], seconds: float, fo
     for task, title in TASKS.items():
         ours = [(example, said) for example, said in results if example.task == task]
         ours.sort(key=lambda result: result[0].prompt != SCHOOL)
-        rows = [(example.prompt.replace("\n", " / "), "→", said, _mark(example, said)) for example, said in ours[:SHOWN]]
+        shown = ours[:SHOWN]
+        rows = [
+            (example.prompt.replace("\n", " / "), "→", said, _mark(example, said)) for example, said in shown
+        ]
         screen.table(
             f"\n{title}: {right[task]:.0%} of {len(ours)} right, none of them in the training pairs", rows
         )

@@ -6,6 +6,7 @@ the memory for every token. The embedding and the norms are float32 in both case
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,9 +25,35 @@ IntArray = npt.NDArray[np.int64]
 Precision = Literal["float32", "int8"]
 
 _BLOCK = 64  # tokens of a prompt that go through the layers together
-_NEVER = 1 << 62
+_NEVER = 1 << 62  # multiplications
 # the multiplications that one thread does while others are woken, by what wakes them
-_WORTH_THREADS = {"omp": 100_000, "tbb": 100_000, "workqueue": 4_000_000}
+_WORTH_THREADS = {"omp": 40_000, "tbb": 100_000, "workqueue": 4_000_000}
+
+
+class Pace:
+    """Tells whether steps are faster with several threads at the moment, from what steps took.
+
+    A step waits for all threads at every product. Alone on the machine that pays; with other programs on
+    its cores, a step can take a hundred times as long as on one thread. The logits are the same both ways.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = {False: 0.0, True: 0.0}
+        self._since = 0.0
+
+    def together(self) -> bool:
+        """Return the faster way, and the slower one whenever trying it costs a 25th of the time."""
+        slower = max(self._seconds, key=self._seconds.__getitem__)
+        return slower if self._since >= 25 * self._seconds[slower] else not slower
+
+    def took(self, together: bool, seconds: float) -> None:
+        """Take note of what a step took: an average for the faster way, the last try of the slower one."""
+        known = self._seconds[together]
+        slower = max(self._seconds, key=self._seconds.__getitem__)
+        self._since = 0.0 if together == slower else self._since + seconds
+        if known and together != slower:
+            seconds = 0.75 * known + 0.25 * seconds
+        self._seconds[together] = seconds
 
 
 class CpuEngine:
@@ -50,6 +77,8 @@ class CpuEngine:
         self.lengths: list[int] = []
         self._shape = shape
         self._worth_threads = _worth_threads(threads)
+        self._prompt_pace, self._step_pace = Pace(), Pace()
+        self._rows = np.empty(0, dtype=np.int64)
         self._weights = _stacked(shape, weights, precision)
         self._keys = self._values = np.empty((0, 0, 0, 0, 0), dtype=np.float32)
 
@@ -74,6 +103,7 @@ class CpuEngine:
             for cache in (self._keys, self._values):
                 cache[:, row + 1 : row + copies, :, :end] = cache[:, row : row + 1, :, :end]
         self.lengths = [len(prompt) for prompt in prompts for _ in range(copies)]
+        self._rows = np.arange(len(self.lengths))
         return logits.repeat(copies, axis=0)
 
     def step(self, tokens: npt.ArrayLike) -> FloatArray:
@@ -83,11 +113,18 @@ class CpuEngine:
         """
         if max(self.lengths) >= self._keys.shape[3]:
             raise UsageError(f"the {self._keys.shape[3]} slots of the cache are full")
-        rows = np.arange(len(self.lengths))
         positions = np.array(self.lengths, dtype=np.int64)
-        logits = self._forward(np.asarray(tokens, dtype=np.int64), rows, positions, rows)
+        every = np.arange(positions.size)
+        logits = self._forward(
+            np.asarray(tokens, dtype=np.int64), self._rows, positions, every, self._step_pace
+        )
         self.lengths = [length + 1 for length in self.lengths]
         return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these, given by their places in the batch; they move up in this order."""
+        self._rows = self._rows[list(rows)]
+        self.lengths = [self.lengths[row] for row in rows]
 
     def _prefilled(self, prompt: IntArray, row: int) -> FloatArray:
         """Add a prompt to a row of the cache, block by block; return the logits [V] after it."""
@@ -95,22 +132,27 @@ class CpuEngine:
             block = prompt[start : start + _BLOCK]
             positions = np.arange(start, start + block.size)
             last = np.array([block.size - 1])
-            logits = self._forward(block, np.full(block.size, row), positions, last)
+            logits = self._forward(block, np.full(block.size, row), positions, last, self._prompt_pace)
         after: FloatArray = logits[0]
         return after
 
-    def _forward(self, tokens: IntArray, rows: IntArray, positions: IntArray, wanted: IntArray) -> FloatArray:
+    def _forward(
+        self, tokens: IntArray, rows: IntArray, positions: IntArray, wanted: IntArray, pace: Pace
+    ) -> FloatArray:
         from gencli.decoding.cpu_kernels import Cache, Places, forward
 
-        return forward(
+        together, started = pace.together(), time.perf_counter()
+        logits: FloatArray = forward(
             tokens,
             Places(rows, positions),
             wanted,
             self._weights,
             Cache(self._keys, self._values),
             np.float32(self._shape.norm_epsilon),
-            self._worth_threads,
+            self._worth_threads if together else _NEVER,
         )
+        pace.took(together, (time.perf_counter() - started) / tokens.size)
+        return logits
 
 
 def _worth_threads(threads: int | None) -> int:

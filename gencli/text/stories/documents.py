@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _PAGE = 6  # the pairs of sentences on a page of the phrase book
-_QUESTIONS = 3  # in an exercise
+_QUESTIONS = 4  # in an exercise, if so many can be asked
 _OPENINGS = (
     Phrase("아침이었다.", "It was morning."), Phrase("금요일이었다.", "It was Friday."),
     Phrase("점심때였다.", "It was lunchtime."), Phrase("조용한 오후였다.", "It was a quiet afternoon."),
@@ -151,4 +151,4 @@ def _everyone(choices: Choices) -> list[Phrase]:
     return [first, *(opinion(choices, person).line for person in choices.several(PEOPLE, 3))]
 
 
-_DOCUMENTS = (*[_story] * 6, _habits, _everyone, *[_phrase_book] * 4, *[_exercise] * 8)
+_DOCUMENTS = (*[_story] * 5, _habits, _everyone, *[_phrase_book] * 3, *[_exercise] * 10)
