@@ -11,6 +11,7 @@
     ├── MachineError        4  disk, memory, permission, device
     ├── RunStateError       5  locked, nothing to resume, not the same run
     ├── DivergedError       6  training left the finite numbers
+    ├── StoppedError  130/143  a signal came before there was anything to save
     └── ClosedPipeError   141  nobody reads the output any more; nothing to tell
 
 A message says what is wrong and names the place; `kept` says what is still safe on disk; `hint` says
@@ -92,6 +93,14 @@ class DivergedError(GencliError):
     """The loss or a gradient is no longer a finite number."""
 
     exit_code = 6
+
+
+class StoppedError(GencliError):
+    """A signal ended the command before there was anything to save."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__("stopped before the first step", kept="what was there before is untouched")
+        self.exit_code = 128 + signal
 
 
 class ClosedPipeError(GencliError):

@@ -5,10 +5,12 @@ The product of a command, its text or its JSON lines, goes to stdout through `em
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import threading
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ class Screen:
     @property
     def is_terminal(self) -> bool:
         """Tell whether someone watches."""
-        return not self.quiet and self.console.is_terminal
+        return not self.quiet and self.console.is_terminal and not self.console.is_dumb_terminal
 
     def note(self, text: str, style: str = "") -> None:
         """Print a line of commentary."""
@@ -85,6 +87,31 @@ class Screen:
         else:
             sys.stderr.write(show(text) + "\n")
             sys.stderr.flush()
+
+    @contextlib.contextmanager
+    def counted(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Give a function that shows on a terminal how many of `total` bytes are done."""
+        if not self.is_terminal:
+            yield lambda _: None
+            return
+        live = self.live()
+        live.start()
+        try:
+            yield lambda done: live.draw([f"{what}: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB"])
+            live.draw([])
+        finally:
+            live.stop()
+
+    @contextlib.contextmanager
+    def patient(self, why: str, seconds: float = 1.5) -> Iterator[None]:
+        """Say `why` it takes so long if the block lasts longer than that."""
+        timer = threading.Timer(seconds, self.note, (why, "dim"))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def live(self) -> LiveText:
         """Return a part of the screen that is drawn anew in place; it must be started and stopped."""

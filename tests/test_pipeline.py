@@ -31,7 +31,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a corpus and pairs."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "corpus.txt").write_text(tiny_text(150), encoding="utf-8")
-    rows = [{"prompt": f"{word} {n}?", "completion": answer} for word, answer in ANSWERS.items() for n in range(12)]
+    rows = [
+        {"prompt": f"{word} {n}?", "completion": answer}
+        for word, answer in ANSWERS.items()
+        for n in range(12)
+    ]
     (folder / "pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     return folder
 
@@ -64,9 +68,7 @@ def tuned(workplace: Path, base: Path, cli: Cli) -> Path:
 def test_pretraining_learns_and_tells_its_figures(workplace: Path, base: Path) -> None:
     records = [json.loads(line) for line in (workplace / "pretrain.jsonl").read_text().splitlines()]
     done = records[-1]
-    expected = (
-        "event steps tokens seconds tokens_per_second train_loss val_loss val_bits_per_byte parameters model".split()
-    )
+    expected = "event steps tokens seconds tokens_per_second train_loss val_loss val_bits_per_byte parameters model".split()
     assert list(done) == expected and done["event"] == "done" and done["model"] == str(base)
     scores = [r["val_bits_per_byte"] for r in records if r["event"] == "evaluation"]
     assert done["val_bits_per_byte"] == min(scores) < 2.0
@@ -82,12 +84,17 @@ def test_the_score_in_the_log_is_that_of_the_published_weights(workplace: Path, 
     assert isinstance(inspected["scores"], dict)
     (workplace / "tail.txt").write_text("\n\n".join(lines[-15:]), encoding="utf-8")
     record = cli("evaluate", workplace / "tail.txt", "-m", base, "--json", "--threads", 1).records[0]
-    assert float(str(record["bits_per_byte"])) == pytest.approx(inspected["scores"]["val_bits_per_byte"], rel=0.15)
+    assert float(str(record["bits_per_byte"])) == pytest.approx(
+        inspected["scores"]["val_bits_per_byte"], rel=0.15
+    )
 
 
 def test_hugging_face_opens_the_trained_model(base: Path) -> None:
     opened = open_model(base)
-    peer, peer_tokenizer = AutoModelForCausalLM.from_pretrained(base).eval(), AutoTokenizer.from_pretrained(base)
+    peer, peer_tokenizer = (
+        AutoModelForCausalLM.from_pretrained(base).eval(),
+        AutoTokenizer.from_pretrained(base),
+    )
     from gencli.model.gpt import GPT
 
     model = GPT(opened.shape).load(opened.weights()).eval()
@@ -98,7 +105,9 @@ def test_hugging_face_opens_the_trained_model(base: Path) -> None:
             torch.testing.assert_close(model(ids), peer(ids).logits, atol=1e-4, rtol=1e-4)
 
 
-def test_the_tuned_model_answers_and_stops_by_itself(workplace: Path, base: Path, tuned: Path, cli: Cli) -> None:
+def test_the_tuned_model_answers_and_stops_by_itself(
+    workplace: Path, base: Path, tuned: Path, cli: Cli
+) -> None:
     right = 0
     for word, answer in ANSWERS.items():
         record = cli("generate", f"{word} 5?", "-m", tuned, "-t", 0, "--json").records[0]

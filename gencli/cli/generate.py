@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import sys
 import time
@@ -63,6 +64,8 @@ def generate(settings: GenerateSettings) -> None:
         stop=[text for text in settings.stop if text],
     )
     lead = "" if chat else prompt
+    with screen.patient("compiling the decoding loop for this machine, once"):
+        events = itertools.chain([next(events)], events)
     if settings.json:
         _write_json(events, settings, prompt, seed)
     elif settings.num_samples == 1:

@@ -50,7 +50,15 @@ def pretrain(settings: PretrainSettings) -> None:
     corpus = open_corpus(settings.corpus, encoding=settings.encoding, text_field=settings.text_field)
 
     def prepare(signals: Signals, clock: Callable[[], float]) -> Run:
-        material = prepare_text(settings, corpus, cache_folder(), say=screen.note, progress=lambda _: None)
+        total = sum(path.stat().st_size for path in corpus.files)
+        with screen.counted("tokenising", total) as count:
+
+            def progress(done: int) -> None:
+                signals.check()
+                count(done)
+
+            material = prepare_text(settings, corpus, cache_folder(), say=screen.note, progress=progress)
+        signals.check()
         tokens = material.tokens
         screen.note(
             f"{tokens.source_bytes:,} bytes in {tokens.documents:,} documents, {len(tokens.ids):,} tokens, "

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from gencli.cli.progress import TrainingView
+from gencli.errors import StoppedError
 from gencli.settings import Training
 from gencli.storage import locked
 from gencli.ui import Screen, emit
@@ -36,6 +37,11 @@ class Signals:
     def stop(self) -> int | None:
         """Return the signal that asked the run to end, if any did."""
         return self.number
+
+    def check(self) -> None:
+        """Raise StoppedError if a signal asked the command to end."""
+        if self.number is not None:
+            raise StoppedError(self.number)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.number is None:

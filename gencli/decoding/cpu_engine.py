@@ -170,7 +170,11 @@ def _stacked(shape: Shape, weights: Mapping[str, npt.NDArray[np.float32]], preci
 
     def layers(*names: str) -> FloatArray:
         parts = [[weights[f"model.layers.{i}.{name}.weight"] for name in names] for i in range(shape.layers)]
-        return np.stack([np.concatenate(part) for part in parts])
+        rows = sum(len(part) for part in parts[0])
+        stack = np.empty((shape.layers, rows, *parts[0][0].shape[1:]), dtype=np.float32)
+        for layer, part in zip(stack, parts, strict=True):
+            np.concatenate(part, out=layer)
+        return stack
 
     def matrices(*names: str) -> tuple[WeightArray, FloatArray]:
         return _rounded(layers(*names), precision)
@@ -207,7 +211,8 @@ def _rounded(matrices: FloatArray, precision: Precision) -> tuple[WeightArray, F
     if precision == "float32":
         return matrices, np.ones(matrices.shape[:-1], dtype=np.float32)
     scales = np.maximum(np.abs(matrices).max(axis=-1), np.float32(1e-30)) / np.float32(127)
-    return np.rint(matrices / scales[..., None]).astype(np.int8), scales
+    rounded = matrices / scales[..., None]
+    return np.rint(rounded, out=rounded).astype(np.int8), scales
 
 
 def _rotary(shape: Shape) -> tuple[FloatArray, FloatArray]:

@@ -36,9 +36,13 @@ class Examples:
         """Return a sentence for each thing that was done."""
         told = []
         if self.prompts_cut:
-            told.append(f"{self.prompts_cut:,} prompts are longer than the context and were cut from the left")
+            told.append(
+                f"{self.prompts_cut:,} prompts are longer than the context and were cut from the left"
+            )
         if self.answers_cut:
-            told.append(f"{self.answers_cut:,} answers are longer than the context and were cut, without an end")
+            told.append(
+                f"{self.answers_cut:,} answers are longer than the context and were cut, without an end"
+            )
         return told
 
 
