@@ -80,7 +80,9 @@ class Training(MachineChoice):
     epochs: float | None = knob(
         None, "Stop after the data was seen so often.", least=0.001, most=1e6, panel=LENGTH
     )
-    batch_size: int = knob(16, "Rows of text in one update.", least=1, most=65_536, panel=LEARNING)
+    batch_size: int | None = knob(
+        None, "Rows in one update; by default chosen from the time.", least=1, most=65_536, panel=LEARNING
+    )
     rows_at_once: int = knob(
         0,
         "Rows in one forward pass; less memory, the same update. 0 is all.",
@@ -155,7 +157,6 @@ class FinetuneSettings(Training, OneModel):
     prompt_key: str | None = knob(None, "Field or column of the prompt.", panel=TEXT, metavar="NAME")
     completion_key: str | None = knob(None, "Field or column of the answer.", panel=TEXT, metavar="NAME")
     encoding: str | None = knob(None, "Encoding of the pairs, if not UTF-8.", panel=TEXT)
-    batch_size: int = knob(32, "Pairs in one update.", least=1, most=65_536, panel=LEARNING)
     learning_rate: float = knob(
         0.004,
         "Peak rate of the matrices (Muon); the others follow.",

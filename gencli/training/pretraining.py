@@ -70,11 +70,17 @@ def prepare_text(
 
 def suggested_size(seconds: float | None, nbytes: int) -> str:
     """Return the preset that does best in that time on that much text, on a laptop's CPU."""
-    if nbytes < 300_000 or (seconds is not None and seconds < 90):
+    if nbytes < 300_000 or (seconds is not None and seconds < 300):
         return "nano"
-    if nbytes < 20_000_000 and (seconds is None or seconds < 1800):
+    if nbytes < 20_000_000 and (seconds is None or seconds < 3600):
         return "tiny"
     return "small" if seconds is None or seconds < 6 * 3600 or nbytes < 200_000_000 else "base"
+
+
+def suggested_tokens(seconds: float | None) -> int:
+    """Return how many tokens an update should see: few where there is time for few updates."""
+    limits = ((300, 1024), (1800, 2048), (7200, 4096))
+    return next((tokens for limit, tokens in limits if (seconds or 600) < limit), 8192)
 
 
 def choose_shape(settings: PretrainSettings, material: Material) -> Shape:
@@ -109,9 +115,9 @@ def prepare_pretraining(settings: PretrainSettings, material: Material, outside:
         settings.device, precision=settings.precision, threads=settings.threads, width=shape.width
     )
     train, validation = held_out(tokens, share=settings.validation, bos=tokenizer.bos)
-    batches = PackedBatches(
-        tokens.ids, train, context=shape.context, rows=settings.batch_size, seed=settings.seed
-    )
+    seconds = seconds_of(settings.time) if settings.time else None
+    rows = settings.batch_size or max(1, suggested_tokens(seconds) // shape.context)
+    batches = PackedBatches(tokens.ids, train, context=shape.context, rows=rows, seed=settings.seed)
     windows = list(
         in_order(
             tokens.ids, validation, context=shape.context, rows=ROWS_AT_ONCE, most_tokens=MOST_HELD_OUT_TOKENS

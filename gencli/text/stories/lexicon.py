@@ -129,7 +129,8 @@ COLOURS = (
 )  # fmt: skip
 FUR_COLOURS = tuple(colour for colour in COLOURS if colour.english in ("white", "black", "brown"))
 
-APPLE, EGG, CAKE = Phrase("사과", "apple"), Phrase("달걀", "egg"), Phrase("케이크", "cake")
+APPLE, EGG = Phrase("사과", "apple"), Phrase("달걀", "egg")
+CAKE, COOKIE = Phrase("케이크", "cake"), Phrase("쿠키", "cookie")
 FOODS = (APPLE, EGG, CAKE)
 BOOK, KITE, UMBRELLA = Phrase("책", "book"), Phrase("연", "kite"), Phrase("우산", "umbrella")
 FLOWER, HAT, SCARF = Phrase("꽃", "flower"), Phrase("모자", "hat"), Phrase("목도리", "scarf")
@@ -193,7 +194,7 @@ ACTIVITIES: dict[Place, tuple[tuple[Verb, Phrase], ...]] = {
     LIBRARY: ((READ, BOOK), (READ, Phrase("만화책", "comic book"))),
     MUSEUM: ((SEE, Phrase("오래된 그림", "old picture")), (SEE, Phrase("오래된 배", "old ship"))),
     BEACH: ((BUILD, Phrase("모래성", "sandcastle")), (SEE, Phrase("배", "ship"))),
-    BAKERY: ((EAT, Phrase("쿠키", "cookie")), (BUY, CAKE)),
+    BAKERY: ((EAT, COOKIE), (BUY, CAKE)),
     SHOP: ((BUY, Phrase("인형", "doll")), (BUY, Phrase("장난감", "toy"))),
     ZOO: ((SEE, ELEPHANT), (DRAW, BEAR)),
     FOREST: ((PLANT, Phrase("나무", "tree")), (DRAW, Phrase("나무", "tree"))),

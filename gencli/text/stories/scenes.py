@@ -226,11 +226,9 @@ def _weather(choices: Choices) -> Scene:
     line = Phrase(did, f"{person.english} {verb.preterite} {item.one.english} {place.there}.")
     where = Phrase(
         f"{topic(person.korean)} 어디에서 {target(word.korean)} {verb.asked}?",
-        f"Where did {person.english} {verb.base} {indefinite(word.english)}?",
+        f"Where did {person.english} {verb.base} the {word.english}?",
     )
-    who = Phrase(
-        f"누가 {target(word.korean)} {verb.asked}?", f"Who {verb.preterite} {indefinite(word.english)}?"
-    )
+    who = Phrase(f"누가 {target(word.korean)} {verb.asked}?", f"Who {verb.preterite} the {word.english}?")
     asked = (
         what(person, verb, item.one), Asked(where, place.location),
         Asked(who, person), *colour(item),

@@ -16,6 +16,7 @@ from gencli.text.stories.lexicon import (
     BUY,
     COLOURED,
     COLOURS,
+    COOKIE,
     DRAW,
     EAT,
     EGG,
@@ -202,7 +203,7 @@ def _friend(choices: Choices, speaker: Speaker) -> Person:
 
 def _fitting(choices: Choices, verb: Verb) -> Item:
     if verb is EAT:
-        return Item(choices.one(FOODS))
+        return Item(choices.one((APPLE, EGG, COOKIE)))
     if verb is READ:
         return coloured(choices, BOOK)
     if verb is BUY:
