@@ -64,7 +64,7 @@ class MachineChoice:
     precision: str = knob(
         "auto", "Arithmetic of matrix products.", choices=("auto", "float32", "bfloat16"), panel=MACHINE
     )
-    threads: int = knob(0, "CPU threads; 0 is every core.", least=0, most=1024, panel=MACHINE)
+    threads: int = knob(0, "CPU threads; 0 is one per core.", least=0, most=1024, panel=MACHINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,8 @@ class Training(MachineChoice):
     """What pretraining and fine-tuning share."""
 
     time: str | None = knob(
-        None, "Stop at this time, everything included: 90s, 10m, 1h30m.", "-t",
+        None, "Stop at this time, everything included: 90s, 10m, 1h30m. Without any limit: 10m, or 4 epochs of pairs.",
+        "-t",
         panel=LENGTH, duration=True, metavar="TIME",
     )  # fmt: skip
     steps: int | None = knob(None, "Stop after so many updates.", least=1, most=10**9, panel=LENGTH)
@@ -219,6 +220,9 @@ class EvaluateSettings(Reading, MachineChoice):
     prompt_key: str | None = knob(None, "Field or column of the prompt.", panel=TEXT, metavar="NAME")
     completion_key: str | None = knob(None, "Field or column of the answer.", panel=TEXT, metavar="NAME")
     batch_size: int = knob(16, "Rows at once.", least=1, most=65_536, panel=MACHINE)
+    precision: str = knob(
+        "float32", "Arithmetic of matrix products.", choices=("auto", "float32", "bfloat16"), panel=MACHINE
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

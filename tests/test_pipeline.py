@@ -146,6 +146,20 @@ def test_a_finished_run_says_so_and_can_go_on(workplace: Path, base: Path, cli: 
     assert cli("pretrain", "-m", base, "--resume", "--steps", 64, "--json").records[-1]["steps"] == 64
 
 
+def test_a_longer_time_for_a_resumed_run_changes_nothing_else(workplace: Path, cli: Cli) -> None:
+    model = workplace / "longer"
+    begun = cli("pretrain", workplace / "corpus.txt", "-m", model, "--time", "2m", "--steps", 3, "--json")
+    assert begun.code == 0, begun.err
+    went_on = cli("pretrain", "-m", model, "--resume", "--time", "2h", "--steps", 5, "--json")
+    assert went_on.code == 0, went_on.err
+    first, second = (outcome.records[0] for outcome in (begun, went_on))
+    assert [first["tokens_per_step"], first["parameters"]] == [
+        second["tokens_per_step"],
+        second["parameters"],
+    ]
+    assert went_on.records[-1]["steps"] == 5
+
+
 # Signals and kills, against the real program
 
 

@@ -42,16 +42,10 @@ class Extent:
     finetune: tuple[str, ...]
 
 
-FULL = Extent(
-    3000, 6000, 300,
-    ("--time", "40s", "--size", "nano", "--context", "128", "--batch-size", "24"),
-    ("--time", "50s", "--batch-size", "48", "--lr", "0.01"),
-)  # fmt: skip
+FULL = Extent(3000, 6000, 300, ("--time", "40s"), ("--time", "58s", "--lr", "0.01"))
 QUICK = Extent(
-    400, 600, 60,
-    ("--steps", "12", "--layers", "2", "--width", "64", "--context", "64"),
-    ("--steps", "12",),
-)  # fmt: skip
+    400, 600, 60, ("--steps", "12", "--layers", "2", "--width", "64", "--context", "64"), ("--steps", "12")
+)
 
 
 @command(app, DemoSettings, example="gencli demo\ngencli demo --quick -o /tmp/demo")

@@ -56,10 +56,8 @@ class TrainingView:
                 self._drawn = time.monotonic()
         elif isinstance(event, Evaluation):
             if event.val_bits_per_byte is not None:
-                best = ", best so far" if event.best else ""
-                self.held_out = (
-                    f"held-out {event.val_bits_per_byte:.3f} bits/byte (loss {event.val_loss:.3f}{best})"
-                )
+                best = " (best)" if event.best else ""
+                self.held_out = f"held-out {event.val_bits_per_byte:.3f} bits/byte{best}"
             if self._live is None and self.step is not None:
                 self._say(self._summary())
         elif isinstance(event, Sample):

@@ -71,7 +71,9 @@ def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Ou
     held_out = encode_pairs(lessons.held_out, tokenizer, context=shape.context)
     for note in train.notes:
         outside.say(note)
-    batches = PairBatches(train.examples, rows=settings.batch_size or DEFAULT_ROWS, seed=settings.seed, padding=tokenizer.pad)
+    batches = PairBatches(
+        train.examples, rows=settings.batch_size or DEFAULT_ROWS, seed=settings.seed, padding=tokenizer.pad
+    )
     judged = list(pairs_in_order(held_out.examples, rows=ROWS_AT_ONCE, padding=tokenizer.pad))
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=0.0)
     weights = base.weights()

@@ -216,7 +216,8 @@ def _update(run: Run, progress: float) -> Step:
         )
     rate = rate_multiplier(state.step, progress, warmup=habits.warmup, decay=habits.decay)
     run.optimizer.step(rate)
-    state.smooth_loss = loss if state.step == 0 else SMOOTHING * state.smooth_loss + (1 - SMOOTHING) * loss
+    weight = max(1 - SMOOTHING, 1 / (state.step + 1))  # a plain mean until there are enough steps
+    state.smooth_loss += weight * (loss - state.smooth_loss)
     state.step += 1
     state.tokens += batch.size
     elapsed = time.monotonic() - began

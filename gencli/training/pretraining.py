@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from gencli.errors import CorpusError
 from gencli.knobs import seconds_of
-from gencli.model.folder import TOKENIZER, TRAINING
+from gencli.model.folder import TOKENIZER
 from gencli.model.gpt import GPT
 from gencli.model.shape import Shape, preset, reshaped
 from gencli.settings import PretrainSettings
@@ -83,24 +83,29 @@ def suggested_tokens(seconds: float | None) -> int:
     return next((tokens for limit, tokens in limits if (seconds or 600) < limit), 8192)
 
 
-def choose_shape(settings: PretrainSettings, material: Material) -> Shape:
-    """Return the shape that the settings ask for; a small corpus shortens the default context."""
+def decided(settings: PretrainSettings, material: Material) -> PretrainSettings:
+    """Return the settings with all that is chosen by time and text filled in; a resumed run keeps them."""
     seconds = seconds_of(settings.time) if settings.time else None
-    name = settings.size
-    if name == "auto":
-        name = suggested_size(seconds, material.tokens.source_bytes)
-    shape = preset(name, material.tokenizer.vocabulary)
+    size = settings.size
+    if size == "auto":
+        size = suggested_size(seconds, material.tokens.source_bytes)
     context = settings.context
     if context is None:
-        smallest = len(material.tokens.ids) // 16
-        context = max(16, min(shape.context, 1 << max(0, smallest.bit_length() - 1)))
+        most = max(16, len(material.tokens.ids) // 16)  # a small corpus shortens the context
+        context = min(preset(size, material.tokenizer.vocabulary).context, 1 << (most.bit_length() - 1))
+    rows = settings.batch_size or max(1, suggested_tokens(seconds) // context)
+    return replace(settings, size=size, context=context, batch_size=rows)
+
+
+def shape_of(settings: PretrainSettings, vocabulary: int) -> Shape:
+    """Return the shape that decided settings ask for."""
     return reshaped(
-        shape,
+        preset(settings.size, vocabulary),
         layers=settings.layers,
         width=settings.width,
         heads=settings.heads,
         kv_heads=settings.kv_heads,
-        context=context,
+        context=settings.context,
     )
 
 
@@ -110,14 +115,16 @@ def prepare_pretraining(settings: PretrainSettings, material: Material, outside:
     Raises CorpusError for too little text, RunStateError when there is nothing to resume.
     """
     tokenizer, tokens = material.tokenizer, material.tokens
-    shape = choose_shape(settings, material)
+    settings = decided(settings, material)
+    assert settings.batch_size is not None
+    shape = shape_of(settings, tokenizer.vocabulary)
     runtime = choose_runtime(
         settings.device, precision=settings.precision, threads=settings.threads, width=shape.width
     )
     train, validation = held_out(tokens, share=settings.validation, bos=tokenizer.bos)
-    seconds = seconds_of(settings.time) if settings.time else None
-    rows = settings.batch_size or max(1, suggested_tokens(seconds) // shape.context)
-    batches = PackedBatches(tokens.ids, train, context=shape.context, rows=rows, seed=settings.seed)
+    batches = PackedBatches(
+        tokens.ids, train, context=shape.context, rows=settings.batch_size, seed=settings.seed
+    )
     windows = list(
         in_order(
             tokens.ids, validation, context=shape.context, rows=ROWS_AT_ONCE, most_tokens=MOST_HELD_OUT_TOKENS
@@ -146,8 +153,3 @@ def prepare_pretraining(settings: PretrainSettings, material: Material, outside:
         lineage=lineage,
         outside=outside,
     )
-
-
-def run_folder(model: Path) -> Path:
-    """Return where a model's checkpoints and metrics lie."""
-    return model / TRAINING

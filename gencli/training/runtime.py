@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -46,16 +45,15 @@ def choose_runtime(device: str = "auto", *, precision: str = "auto", threads: in
     Raises MachineError, with what there is, when the device asked for is not there.
     """
     chosen = find_device(device)
-    count = threads or len(os.sched_getaffinity(0))
-    if torch.get_num_threads() != count:
-        torch.set_num_threads(count)
+    if threads and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
     wide = chosen.type == "cuda" or (width >= BFLOAT16_FROM_WIDTH and _fast_bfloat16())
     dtypes = {
         "auto": torch.bfloat16 if wide else torch.float32,
         "bfloat16": torch.bfloat16,
         "float32": torch.float32,
     }
-    return Runtime(chosen, dtypes[precision], count)
+    return Runtime(chosen, dtypes[precision], torch.get_num_threads())
 
 
 def _fast_bfloat16() -> bool:

@@ -1,0 +1,1 @@
+"""Scripts that print one JSON line per figure; the tests never run them."""
