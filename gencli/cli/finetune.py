@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from gencli.cli.app import app
 from gencli.cli.options import command
+from gencli.cli.places import earlier_run
 from gencli.settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -19,20 +19,10 @@ if TYPE_CHECKING:
 SHOWN_PROMPTS = 8
 
 
-def _earlier(given: dict[str, object]) -> dict[str, object]:
-    """Return the settings of the run that is to be resumed."""
-    if not given.get("resume") or "output" not in given:
-        return {}
-    from gencli.model.folder import TRAINING
-    from gencli.training.run_record import read_record
-
-    return read_record(Path(str(given["output"])) / TRAINING).settings
-
-
 @command(
     app,
     FinetuneSettings,
-    saved=_earlier,
+    saved=earlier_run("output"),
     example="gencli finetune questions.jsonl -m models/tale -o models/qa\n"
     "gencli finetune reviews.csv -m models/tale -o models/mood --epochs 3",
 )

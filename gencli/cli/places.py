@@ -1,8 +1,9 @@
-"""Where gencli keeps what it can make again."""
+"""Where gencli keeps what it can make again, and where it finds a run that is to go on."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -13,3 +14,17 @@ def cache_folder() -> Path:
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "gencli"
+
+
+def earlier_run(folder_knob: str) -> Callable[[dict[str, object]], dict[str, object]]:
+    """Return a function of the flags typed: with --resume, the settings of the run in the folder of that knob."""
+
+    def settings(given: dict[str, object]) -> dict[str, object]:
+        if not given.get("resume") or folder_knob not in given:
+            return {}
+        from gencli.model.folder import TRAINING
+        from gencli.training.run_record import read_record
+
+        return read_record(Path(str(given[folder_knob])) / TRAINING).settings
+
+    return settings

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from gencli.cli.app import app
 from gencli.cli.options import command
+from gencli.cli.places import earlier_run
 from gencli.errors import UsageError
 from gencli.settings import PretrainSettings
 
@@ -18,20 +18,10 @@ if TYPE_CHECKING:
     from gencli.training.loop import Run
 
 
-def _earlier(given: dict[str, object]) -> dict[str, object]:
-    """Return the settings of the run that is to be resumed."""
-    if not given.get("resume") or "model" not in given:
-        return {}
-    from gencli.model.folder import TRAINING
-    from gencli.training.run_record import read_record
-
-    return read_record(Path(str(given["model"])) / TRAINING).settings
-
-
 @command(
     app,
     PretrainSettings,
-    saved=_earlier,
+    saved=earlier_run("model"),
     example="gencli pretrain novels/ -m models/tale --time 10m\ngencli pretrain -m models/tale --resume",
 )
 def pretrain(settings: PretrainSettings) -> None:
