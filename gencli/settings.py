@@ -51,7 +51,7 @@ class TokenizeSettings(TokenizerChoice):
     """Train a tokenizer."""
 
     corpus: tuple[str, ...] = knob(
-        (), "Text files, folders, or - for stdin.", argument=True, metavar="CORPUS..."
+        (), "Text files, folders, or - for stdin.", argument=True, metavar="CORPUS"
     )
     overwrite: bool = knob(False, "Replace the tokenizer that is there.")
 
@@ -131,7 +131,7 @@ class PretrainSettings(Training, TokenizerChoice):
     """Train a GPT on raw text."""
 
     corpus: tuple[str, ...] = knob(
-        (), "Text files, folders, or - for stdin.", argument=True, metavar="CORPUS..."
+        (), "Text files, folders, or - for stdin.", argument=True, metavar="CORPUS"
     )
     size: str = knob(
         "auto", "How large the model is; auto goes by the time and the text.",
@@ -152,7 +152,7 @@ class FinetuneSettings(Training, OneModel):
     """Teach a pretrained model labelled pairs."""
 
     pairs: tuple[str, ...] = knob(
-        (), "Files of labelled pairs, or - for stdin.", argument=True, metavar="PAIRS..."
+        (), "Files of labelled pairs, or - for stdin.", argument=True, metavar="PAIRS"
     )
     output: Path = knob(REQUIRED, "Where the fine-tuned model goes.", "-o", metavar="DIR")
     prompt_key: str | None = knob(None, "Field or column of the prompt.", panel=TEXT, metavar="NAME")
@@ -214,7 +214,7 @@ class EvaluateSettings(Reading, MachineChoice):
     """Score texts and pairs."""
 
     files: tuple[str, ...] = knob(
-        (), "Texts, or labelled pairs for a fine-tuned model.", argument=True, metavar="FILE..."
+        (), "Texts, or labelled pairs for a fine-tuned model.", argument=True, metavar="FILE"
     )
     pairs: bool | None = knob(None, "Read the files as pairs, or as text; by default told by the files.")
     prompt_key: str | None = knob(None, "Field or column of the prompt.", panel=TEXT, metavar="NAME")
@@ -237,7 +237,7 @@ class EncodeSettings(OneModel):
 class DecodeSettings(OneModel):
     """Turn ids into text."""
 
-    ids: tuple[str, ...] = knob((), "Token ids; without them, stdin.", argument=True, metavar="ID...")
+    ids: tuple[str, ...] = knob((), "Token ids; without them, stdin.", argument=True, metavar="ID")
 
 
 @dataclass(frozen=True, kw_only=True)

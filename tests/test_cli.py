@@ -141,6 +141,12 @@ def test_generate_as_json_and_in_samples(cli: Cli, model_folder: Path) -> None:
     assert all(f"강{record['text']}\n" in plain for record in outcome.records)
 
 
+def test_text_beyond_the_context_is_announced_once(cli: Cli, model_folder: Path) -> None:
+    outcome = cli("generate", "강 " * 80, "-m", model_folder, "-n", 150, "-s", 1, "--top-k", 0)
+    assert outcome.code == 0
+    assert outcome.err.count("outgrew the context") == 1
+
+
 def test_prompts_come_from_an_argument_a_file_or_a_pipe(cli: Cli, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "prompt").write_text("바다", encoding="utf-8")
     options = ["-m", str(model_folder), "-n", "3", "-s", "1", "-q"]

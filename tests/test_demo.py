@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from gencli.cli.demo import QUICK, answered, shares
@@ -21,6 +22,9 @@ def test_the_quick_demo_shows_the_four_commands_and_their_results(cli: Cli, tmp_
     taught = (tmp_path / "demo" / "pairs.jsonl").read_text(encoding="utf-8")
     untaught = (tmp_path / "demo" / "test.jsonl").read_text(encoding="utf-8")
     assert not set(taught.splitlines()) & set(untaught.splitlines())
+    corpus = (tmp_path / "demo" / "corpus.txt").read_text(encoding="utf-8")
+    for line in untaught.splitlines():
+        assert json.loads(line)["prompt"].split("\n")[0] not in corpus
     _, tests = examples(seed=0, train=QUICK.pairs, test=QUICK.tests)
     said = answered(tmp_path / "demo" / "tuned", tests)
     assert {example for example, _ in said} == set(tests)

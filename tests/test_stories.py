@@ -38,7 +38,10 @@ def final_of(syllable: str) -> str:
 def test_the_same_seed_gives_the_same_text_on_every_machine() -> None:
     text = corpus_text(stories(seed=7, count=40))
     text += "".join(pairs_lines(part) for part in examples(seed=7, train=600, test=60))
-    assert hashlib.sha256(text.encode()).hexdigest() == "904b15d457e00d654157bb75f638fcc85f976b9fa8e41983ab6fc4870437ea89"
+    assert (
+        hashlib.sha256(text.encode()).hexdigest()
+        == "904b15d457e00d654157bb75f638fcc85f976b9fa8e41983ab6fc4870437ea89"
+    )
 
 
 def test_another_seed_gives_other_text() -> None:

@@ -98,9 +98,11 @@ def write_material(folder: Path, extent: Extent, seed: int) -> list[Example]:
         for part in ("base", "tuned"):
             if (folder / part).is_dir():
                 remove_folder(folder / part)
+    corpus = corpus_text(stories(seed=seed, count=extent.stories))
     train, test = examples(seed=seed, train=extent.pairs, test=extent.tests)
+    test = [example for example in test if example.prompt.split("\n")[0] not in corpus]
     replace_file(folder / MARKER, '{"format": 1}\n')
-    replace_file(folder / "corpus.txt", corpus_text(stories(seed=seed, count=extent.stories)))
+    replace_file(folder / "corpus.txt", corpus)
     replace_file(folder / "pairs.jsonl", pairs_lines(train))
     replace_file(folder / "test.jsonl", pairs_lines(test))
     return test
@@ -150,7 +152,7 @@ def _show(screen: Screen, results: list[tuple[Example, str]], seconds: float, fo
             (example.prompt.replace("\n", " / "), "→", said, _mark(example, said)) for example, said in shown
         ]
         screen.table(
-            f"\n{title}: {right[task]:.0%} of {len(ours)} right, none of them in the training pairs", rows
+            f"\n{title}: {right[task]:.0%} of {len(ours)} right, none of them ever seen in training", rows
         )
     screen.note(f"\nthe whole way took {seconds:.0f} s; everything is in {folder}")
     screen.note(f'try it: gencli generate -m {folder / "tuned"} "너는 시장에 간다"')

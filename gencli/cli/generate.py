@@ -65,13 +65,14 @@ def generate(settings: GenerateSettings) -> None:
     )
     lead = "" if chat else prompt
     with screen.patient("compiling the decoding loop for this machine, once"):
-        events = itertools.chain([next(events)], events)
+        tokens = itertools.chain([next(events)], events)
+    shown = _told_once(tokens, screen)
     if settings.json:
-        _write_json(events, settings, prompt, seed)
+        _write_json(shown, settings, prompt, seed)
     elif settings.num_samples == 1:
-        _write_stream(events, lead, screen)
+        _write_stream(shown, lead, screen)
     else:
-        _write_samples(events, lead, settings.num_samples, screen)
+        _write_samples(shown, lead, settings.num_samples)
 
 
 def _prompt(settings: GenerateSettings) -> str:
@@ -106,21 +107,28 @@ def _decoded(data: bytes, where: str) -> str:
         ) from error
 
 
-def _slid(event: Slide, screen: Screen) -> None:
-    screen.note(f"the text outgrew the context: its oldest {event.dropped:,} tokens are forgotten", "dim")
-
-
-def _write_stream(events: Iterator[Token | Slide], lead: str, screen: Screen) -> None:
-    """Write one text as it comes."""
+def _told_once(events: Iterator[Token | Slide], screen: Screen) -> Iterator[Token]:
+    """Pass the tokens on; say once that the text outgrew the context."""
     from gencli.decoding.decoder import Slide
+
+    told = False
+    for event in events:
+        if not isinstance(event, Slide):
+            yield event
+        elif not told:
+            told = True
+            screen.note(
+                f"the text outgrew the context: from here on the oldest {event.dropped:,} tokens are forgotten"
+            )
+
+
+def _write_stream(events: Iterator[Token], lead: str, screen: Screen) -> None:
+    """Write one text as it comes."""
     from gencli.ui import write
 
     write(lead)
     began, count = time.monotonic(), 0
     for event in events:
-        if isinstance(event, Slide):
-            _slid(event, screen)
-            continue
         count += 1
         if event.text:
             write(event.text)
@@ -128,16 +136,12 @@ def _write_stream(events: Iterator[Token | Slide], lead: str, screen: Screen) ->
     screen.note(f"{count:,} tokens, {count / (time.monotonic() - began):,.0f} a second", "dim")
 
 
-def _write_samples(events: Iterator[Token | Slide], lead: str, count: int, screen: Screen) -> None:
+def _write_samples(events: Iterator[Token], lead: str, count: int) -> None:
     """Write several texts, each when it is whole, in order, with a blank line between."""
-    from gencli.decoding.decoder import Slide
     from gencli.ui import write
 
     texts, ended, shown = [lead] * count, [False] * count, 0
     for event in events:
-        if isinstance(event, Slide):
-            _slid(event, screen)
-            continue
         texts[event.row] += event.text
         ended[event.row] = event.finish is not None
         while shown < count and ended[shown]:
@@ -145,17 +149,14 @@ def _write_samples(events: Iterator[Token | Slide], lead: str, count: int, scree
             shown += 1
 
 
-def _write_json(events: Iterator[Token | Slide], settings: GenerateSettings, prompt: str, seed: int) -> None:
+def _write_json(events: Iterator[Token], settings: GenerateSettings, prompt: str, seed: int) -> None:
     """Write one object per text."""
-    from gencli.decoding.decoder import Slide
     from gencli.ui import emit
 
     texts = [""] * settings.num_samples
     counts = [0] * settings.num_samples
     began = time.monotonic()
     for event in events:
-        if isinstance(event, Slide):
-            continue
         texts[event.row] += event.text
         counts[event.row] += 1
         if event.finish is not None:

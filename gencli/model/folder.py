@@ -98,8 +98,9 @@ def open_model(path: Path) -> ModelFolder:
     """Open a model folder for use. Raises ModelError saying what is missing and which models there are."""
     missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (path / name).is_file()]
     if missing:
-        what = "has no" if path.is_dir() else "is no folder; a model needs"
-        raise ModelError(f"{path} {what} {', '.join(missing)}", hint=_next_step(path))
+        if not path.is_dir():
+            raise ModelError("there is no such model folder", where=str(path), hint=_next_step(path))
+        raise ModelError(f"{path} has no {', '.join(missing)}", hint=_next_step(path))
     config = read_json(path / CONFIG)
     try:
         shape = Shape.from_config(config)

@@ -50,7 +50,8 @@ class PackedBatches:
             tokens = sum(end - start for start, end in ranges)
             raise CorpusError(
                 f"the corpus is too small: {tokens:,} tokens to train on, {2 * context:,} are needed",
-                hint=f"add text, or look back on less with --context {max(8, tokens // 4)}",
+                hint="add text"
+                + (f", or look back on less with --context {tokens // 4}" if tokens >= 32 else ""),
             )
 
     @property
