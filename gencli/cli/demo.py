@@ -42,7 +42,7 @@ class Extent:
     finetune: tuple[str, ...]
 
 
-FULL = Extent(3000, 6000, 300, ("--time", "40s"), ("--time", "58s", "--lr", "0.01"))
+FULL = Extent(3000, 6000, 300, ("--time", "40s", "--heads", "2"), ("--time", "58s", "--lr", "0.01"))
 QUICK = Extent(
     400, 600, 60, ("--steps", "12", "--layers", "2", "--width", "64", "--context", "64"), ("--steps", "12")
 )
@@ -62,7 +62,7 @@ def demo(settings: DemoSettings) -> None:
     quiet = ["-q"] if settings.quiet or settings.json else []
     seed = ["--seed", str(settings.seed)]
     for arguments in (
-        ["tokenize", str(folder / "corpus.txt"), "-m", base, "--vocab-size", "1000"],
+        ["tokenize", str(folder / "corpus.txt"), "-m", base, "--vocab-size", "1500"],
         ["pretrain", str(folder / "corpus.txt"), "-m", base, *extent.pretrain, *seed],
         ["finetune", str(folder / "pairs.jsonl"), "-m", base, "-o", tuned, *extent.finetune, *seed],
     ):

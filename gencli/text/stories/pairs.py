@@ -83,8 +83,8 @@ class _Draws:
                 self.prompts.add(example.prompt)
                 return example
         raise UsageError(
-            f"the stories have no {task} number {index:,} of this kind",
-            hint="ask for 600 to 12,000 to train on",
+            f"the demo's grammar can't tell so many: no {task} number {index:,}",
+            hint="ask for 600 to 12,000 examples to train on",
         )
 
     def draw(self, task: str, language: str) -> tuple[Phrase, Example]:
