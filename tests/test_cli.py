@@ -103,7 +103,7 @@ def test_a_failure_is_a_few_lines_with_its_exit_code(
     assert outcome.code == code, outcome.err
     assert outcome.out == ""
     assert "Traceback" not in outcome.err
-    assert 1 <= len(outcome.err.strip().splitlines()) <= 8, outcome.err
+    assert 2 <= len(outcome.err.strip().splitlines()) <= 6, outcome.err
     assert sorted(path.name for path in model_folder.rglob("*") if path.name != "lock") == [
         n for n in before if n != "lock"
     ]

@@ -105,6 +105,21 @@ def test_hugging_face_opens_the_trained_model(base: Path) -> None:
             torch.testing.assert_close(model(ids), peer(ids).logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+def test_greedy_text_of_the_trained_model_is_that_of_hugging_face(base: Path, cli: Cli, engine: str) -> None:
+    peer, peer_tokenizer = (
+        AutoModelForCausalLM.from_pretrained(base).eval(),
+        AutoTokenizer.from_pretrained(base),
+    )
+    for prompt in ("강 그리고", "The river"):
+        ids = peer_tokenizer(prompt, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            written = peer.generate(ids, do_sample=False, max_new_tokens=16)[0]
+        expected = peer_tokenizer.decode(written, skip_special_tokens=True)
+        ours = cli("generate", prompt, "-m", base, "-t", 0, "-n", 16, "--engine", engine, "-q").out
+        assert ours == expected + "\n"
+
+
 def test_the_tuned_model_answers_and_stops_by_itself(
     workplace: Path, base: Path, tuned: Path, cli: Cli
 ) -> None:

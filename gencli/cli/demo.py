@@ -62,7 +62,7 @@ def demo(settings: DemoSettings) -> None:
     quiet = ["-q"] if settings.quiet or settings.json else []
     seed = ["--seed", str(settings.seed)]
     for arguments in (
-        ["tokenize", str(folder / "corpus.txt"), "-m", base, "--vocab-size", "1500"],
+        ["tokenize", str(folder / "corpus.txt"), "-m", base, "--vocab-size", "1200"],
         ["pretrain", str(folder / "corpus.txt"), "-m", base, *extent.pretrain, *seed],
         ["finetune", str(folder / "pairs.jsonl"), "-m", base, "-o", tuned, *extent.finetune, *seed],
     ):

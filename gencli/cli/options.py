@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from gencli.errors import ClosedPipeError
+from gencli.errors import ClosedPipeError, GencliError
 from gencli.knobs import REQUIRED, Common, Knob, Settings, flag_of, knobs_of, resolve
 
 Saved = Callable[[dict[str, object]], dict[str, object]]
@@ -29,16 +29,21 @@ def command(
 
     def register(function: Callable[[Settings], None]) -> Callable[[Settings], None]:
         def run(**typed: Any) -> None:
-            given = {name: _plain(value) for name, value in typed.items() if value not in (None, [], ())}
-            earlier = saved(given) if saved is not None else {}
+            given = {knob: _plain(value) for knob, value in typed.items() if value not in (None, [], ())}
             try:
+                earlier = saved(given) if saved is not None else {}
                 function(resolve(settings, given, earlier))
             except BrokenPipeError:
                 raise ClosedPipeError("") from None
+            except GencliError as error:
+                if not (error.where or error.hint):
+                    error.hint = f"gencli {name} --help"
+                raise
 
+        name = function.__name__
         run.__signature__ = _signature(settings)  # type: ignore[attr-defined]
         run.__doc__ = f"{function.__doc__}\n\n\b\nExample:\n{_indented(example)}"
-        app.command(name=function.__name__.rstrip("_"))(run)
+        app.command(name=name)(run)
         return function
 
     return register
