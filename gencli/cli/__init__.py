@@ -1,12 +1,4 @@
-"""The command line: one module per command, registered by being imported."""
+"""The command line: one module per command, registered in this order by being imported."""
 
-from gencli.cli import (  # noqa: F401
-    demo,  # isort: skip
-    encode,  # isort: skip
-    evaluate,  # isort: skip
-    finetune,  # isort: skip
-    generate,  # isort: skip
-    inspect,  # isort: skip
-    pretrain,  # isort: skip
-    tokenize,  # isort: skip
-)
+# ruff: noqa: F401, I001
+from gencli.cli import tokenize, pretrain, finetune, generate, evaluate, encode, inspect, demo

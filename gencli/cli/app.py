@@ -18,6 +18,7 @@ app = typer.Typer(
     help="Train a small GPT on your own text, and get text out of it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # the list of commands is plain, and there at once
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=True,
 )

@@ -50,7 +50,10 @@ QUICK = Extent(
 
 @command(app, DemoSettings, example="gencli demo\ngencli demo --quick -o /tmp/demo")
 def demo(settings: DemoSettings) -> None:
-    """Show the whole way in two minutes: tokenize, pretrain, finetune and generate on an embedded corpus."""
+    """Show the whole way in two minutes.
+
+    Tokenize, pretrain, finetune and generate on an embedded corpus in Korean and English.
+    """
     from gencli.ui import Screen, emit
 
     screen = Screen(quiet=settings.quiet)

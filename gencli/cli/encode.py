@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     example='gencli encode -m models/tale "나는 학교에 간다"\ngencli encode -m models/tale < text.txt > ids.txt',
 )
 def encode(settings: EncodeSettings) -> None:
-    """Turn text into token ids, separated by spaces, on one line."""
+    """Turn text into token ids."""
     from gencli.ui import emit, write
 
     tokenizer = _tokenizer(settings.model)
@@ -42,7 +42,7 @@ def encode(settings: EncodeSettings) -> None:
     "gencli encode -m models/tale < a.txt | gencli decode -m models/tale",
 )
 def decode(settings: DecodeSettings) -> None:
-    """Turn token ids into the text they stand for, exactly."""
+    """Turn token ids into the text they stand for."""
     from gencli.ui import emit, write
 
     tokenizer = _tokenizer(settings.model)

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     example="gencli evaluate held-out.txt -m models/tale\ngencli evaluate test.jsonl -m models/qa --json",
 )
 def evaluate(settings: EvaluateSettings) -> None:
-    """Score texts in bits per byte; score labelled pairs by loss and exact match."""
+    """Score texts and labelled pairs.
+
+    Texts in bits per byte; pairs by what the right answers cost and how often the model's own is exactly right.
+    """
     from gencli.model.folder import open_model
     from gencli.model.gpt import GPT
     from gencli.training.runtime import choose_runtime

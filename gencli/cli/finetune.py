@@ -27,7 +27,10 @@ SHOWN_PROMPTS = 8
     "gencli finetune reviews.csv -m models/tale -o models/mood --epochs 3",
 )
 def finetune(settings: FinetuneSettings) -> None:
-    """Teach a pretrained model your labelled pairs: question and answer, text and label, translation."""
+    """Teach a model your labelled pairs.
+
+    Question and answer, text and label, sentence and translation, turns of a conversation.
+    """
     from gencli.cli.session import sampler, train
     from gencli.training.assembly import Outside
     from gencli.training.finetuning import prepare_finetuning, prepare_pairs

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     'echo "옛날 옛적에" | gencli generate -m models/tale -n 300',
 )
 def generate(settings: GenerateSettings) -> None:
-    """Write text that begins with your prompt, or answer it if the model was fine-tuned.
+    """Write text, or answer a prompt.
+
+    A pretrained model continues the prompt; a fine-tuned one answers it.
 
     Filters apply in this order: repetition penalty, top-k, top-p, min-p, temperature.
     """

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @command(app, InspectSettings, example="gencli inspect -m models/tale\ngencli inspect -m models/tale --json")
 def inspect(settings: InspectSettings) -> None:
-    """Show what is in a model folder: shape, tokenizer, lineage, scores and disk use."""
+    """Show what is in a model folder.
+
+    Shape, tokenizer, lineage, scores and disk use.
+    """
     from gencli.model.folder import open_model
     from gencli.ui import Screen, emit
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
+from typer.core import TyperCommand
 
 from gencli.errors import ClosedPipeError, GencliError
 from gencli.knobs import REQUIRED, Common, Knob, Settings, flag_of, knobs_of, resolve
@@ -43,10 +44,17 @@ def command(
         name = function.__name__
         run.__signature__ = _signature(settings)  # type: ignore[attr-defined]
         run.__doc__ = f"{function.__doc__}\n\n\b\nExample:\n{_indented(example)}"
-        app.command(name=name)(run)
+        app.command(name=name, cls=_Grouped)(run)
         return function
 
     return register
+
+
+class _Grouped(TyperCommand):
+    """A command whose many options are shown in groups."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **{**more, "rich_markup_mode": "rich"})
 
 
 def _indented(example: str) -> str:

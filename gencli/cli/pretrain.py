@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     example="gencli pretrain novels/ -m models/tale --time 10m\ngencli pretrain -m models/tale --resume",
 )
 def pretrain(settings: PretrainSettings) -> None:
-    """Train a GPT on your text; trains a tokenizer first if the folder has none."""
+    """Train a GPT on your text.
+
+    Trains a tokenizer first if the folder has none.
+    """
     from gencli.cli.places import cache_folder
     from gencli.cli.session import sampler, train
     from gencli.text.corpus import open_corpus

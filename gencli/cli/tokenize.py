@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     example="gencli tokenize novels/ letters.txt -m models/tale\ncat *.txt | gencli tokenize - -m models/tale",
 )
 def tokenize(settings: TokenizeSettings) -> None:
-    """Train a tokenizer on your text, and report what it does to it."""
+    """Train a tokenizer on your text; report what it does to it."""
     from gencli.model.folder import TOKENIZER, WEIGHTS, write_tokenizer
     from gencli.text.corpus import open_corpus
     from gencli.text.report import tokenizer_report
