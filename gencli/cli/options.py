@@ -43,7 +43,7 @@ def command(
 
         name = function.__name__
         run.__signature__ = _signature(settings)  # type: ignore[attr-defined]
-        run.__doc__ = f"{function.__doc__}\n\n\b\nExample:\n{_indented(example)}"
+        run.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n\b\nExample:\n{_indented(example)}"
         app.command(name=name, cls=_Grouped)(run)
         return function
 
