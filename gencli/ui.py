@@ -123,7 +123,7 @@ class Screen:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title, title_justify="left", show_header=bool(head), box=None, pad_edge=False)
+        table = Table(show_header=bool(head), box=None, pad_edge=False)
         cells = [[Text(show(str(cell))) for cell in row] for row in rows]
         for number in range(max((len(row) for row in cells), default=len(head))):
             numeric = bool(cells) and all(_is_number(row[number].plain) for row in cells if number < len(row))
@@ -133,6 +133,7 @@ class Screen:
         for row in cells:
             table.add_row(*row)
         console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 100)
+        console.print(Text(title, style="bold"))
         console.print(table)
 
 

@@ -22,9 +22,10 @@ def test_the_quick_demo_shows_the_four_commands_and_their_results(cli: Cli, tmp_
     taught = (tmp_path / "demo" / "pairs.jsonl").read_text(encoding="utf-8")
     untaught = (tmp_path / "demo" / "test.jsonl").read_text(encoding="utf-8")
     assert not set(taught.splitlines()) & set(untaught.splitlines())
-    corpus = (tmp_path / "demo" / "corpus.txt").read_text(encoding="utf-8")
-    for line in untaught.splitlines():
-        assert json.loads(line)["prompt"].split("\n")[0] not in corpus
+    lines = set((tmp_path / "demo" / "corpus.txt").read_text(encoding="utf-8").splitlines())
+    prompts = [json.loads(line)["prompt"] for line in untaught.splitlines()]
+    assert "나는 학교에 간다" in prompts
+    assert not lines & {prompt.split("\n")[0] for prompt in prompts}
     _, tests = examples(seed=0, train=QUICK.pairs, test=QUICK.tests)
     said = answered(tmp_path / "demo" / "tuned", tests)
     assert {example for example, _ in said} == set(tests)

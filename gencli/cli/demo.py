@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from dataclasses import dataclass
@@ -103,12 +104,17 @@ def write_material(folder: Path, extent: Extent, seed: int) -> list[Example]:
                 remove_folder(folder / part)
     corpus = corpus_text(stories(seed=seed, count=extent.stories))
     train, test = examples(seed=seed, train=extent.pairs, test=extent.tests)
-    test = [example for example in test if example.prompt.split("\n")[0] not in corpus]
+    test = [example for example in test if not stands_in(corpus, example)]
     replace_file(folder / MARKER, '{"format": 1}\n')
     replace_file(folder / "corpus.txt", corpus)
     replace_file(folder / "pairs.jsonl", pairs_lines(train))
     replace_file(folder / "test.jsonl", pairs_lines(test))
     return test
+
+
+def stands_in(corpus: str, example: Example) -> bool:
+    """Tell whether the corpus has the example's sentence, or its question's story."""
+    return re.search(r"(?<!\w)" + re.escape(example.prompt.split("\n")[0]), corpus) is not None
 
 
 def answered(model: Path, tests: Iterable[Example]) -> list[tuple[Example, str]]:
