@@ -344,6 +344,32 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
     assert checkpoint.steps_in(tmp_path) == [2, 4]
 
 
+def test_a_model_that_is_not_finite_is_neither_saved_nor_published(tmp_path: Path) -> None:
+    run = make_run(tmp_path, steps=8, save_every=2)
+    run.publish = lambda state: pytest.fail("published")
+    with torch.no_grad():
+        run.model.model.norm.weight[0] = math.nan
+    with pytest.raises(DivergedError):
+        run.save()
+    run.state.evaluation_due = True
+    with pytest.raises(DivergedError):
+        list(fit(run))
+    assert checkpoint.steps_in(tmp_path) == []
+
+
+def test_time_that_runs_out_between_steps_still_ends_with_an_evaluation(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    now = [0.0]
+    run.length, run.clock = Length(seconds=30.0), lambda: now[0]
+    events = []
+    for event in fit(run):
+        events.append(event)
+        if isinstance(event, Step):
+            now[0] += 0.2 if event.step < 40 else 60.0  # the clock leaps after the step was counted
+    scored = [event.step for event in events if isinstance(event, Evaluation)]
+    assert isinstance(events[-1], Done) and scored[-1] == events[-1].steps
+
+
 def test_a_run_in_time_ends_in_time(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     now = [0.0]

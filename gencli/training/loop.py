@@ -77,6 +77,7 @@ class RunState:
     smooth_loss: float = 0.0
     evaluation_due: bool = False
     evaluations: int = 0
+    judged_step: int = -1
     best_step: int = -1
     best_loss: float | None = None
     best_bits_per_byte: float | None = None
@@ -119,8 +120,9 @@ class Run:
     def save(self) -> Saved:
         """Write a checkpoint of this moment."""
         self.state.seconds = self.clock()
-        state = {"run": asdict(self.state), **self.fixed}
         weights = dict(self.model.named_parameters())
+        _check_finite(self, *(float(weight.detach().sum()) for weight in weights.values()))
+        state = {"run": asdict(self.state), **self.fixed}
         path = checkpoint.save(
             self.folder, self.state.step, weights=weights, optimizer=self.optimizer.state(), state=state
         )
@@ -156,6 +158,9 @@ def fit(run: Run) -> Iterator[Event]:
                 yield Sample(state.step, *run.sample())
         progress = _progress(run, reserve)
         ended = progress >= 1.0 and state.step > 0
+        if ended and state.judged_step != state.step:
+            state.evaluation_due = True  # time ran out between two steps
+            continue
         save |= bool(habits.save_every) and state.step % habits.save_every == 0 and state.step > 0
         if ended or save or time.monotonic() - last_save >= habits.save_seconds:
             yield run.save()
@@ -207,13 +212,7 @@ def _update(run: Run, progress: float) -> Step:
         torch.manual_seed((habits.seed << 32) + state.step)  # dropout, too, is a function of (seed, step)
         loss = _backward(run, batch)
     norm = run.optimizer.clip(habits.clip)
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise DivergedError(
-            f"the loss or its gradient is not finite at step {state.step + 1} (loss {loss:.4g}, norm {norm:.4g})",
-            where=run.name,
-            kept="no update was made with it; the newest checkpoint and the best weights stand",
-            hint="a lower --learning-rate, then --resume; or look at the text around that point",
-        )
+    _check_finite(run, loss, norm)
     rate = rate_multiplier(state.step, progress, warmup=habits.warmup, decay=habits.decay)
     run.optimizer.step(rate)
     weight = max(1 - SMOOTHING, 1 / (state.step + 1))  # a plain mean until there are enough steps
@@ -225,6 +224,17 @@ def _update(run: Run, progress: float) -> Step:
         state.step, min(1.0, progress), loss, state.smooth_loss, rate, norm, state.tokens, run.clock(),
         batch.size / elapsed,
     )  # fmt: skip
+
+
+def _check_finite(run: Run, *figures: float) -> None:
+    """Raise DivergedError unless the figures of this step, losses or norms, are finite."""
+    if not all(map(math.isfinite, figures)):
+        raise DivergedError(
+            f"the loss or its gradient is not finite at step {run.state.step + 1}",
+            where=f"{run.name}, the newest loss before was {run.state.smooth_loss:.4g}",
+            kept="nothing was made of it; the newest checkpoint and the best weights stand",
+            hint="begin again with a lower --learning-rate, or look at the text around that point",
+        )
 
 
 def _backward(run: Run, batch: Batch) -> float:
@@ -252,6 +262,8 @@ def _evaluated(run: Run) -> Evaluation | None:
         result = run.held_out.score(run.model, run.runtime, interrupted=lambda: run.stop() is not None)
         if result is None:
             return None
+        _check_finite(run, result.loss)
+    state.judged_step = state.step
     best = result is None or state.best_loss is None or result.loss < state.best_loss
     if best:
         state.best_step = state.step
