@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import gencli.model.folder as model_folder_module
 from gencli.errors import ModelError, RunStateError
 from gencli.model.card import model_card
 from gencli.model.folder import open_model, publish
@@ -69,6 +70,22 @@ def test_publishing_again_replaces_the_weights_whole(folder: Path) -> None:
     assert same(again.weights(), other) and again.is_chat
     assert "assistant" in json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
     assert not list(folder.glob(".tmp-*"))
+
+
+def test_an_interrupted_replacement_never_mixes_two_models(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_model(folder)
+    shape = tiny_shape(opened.shape.vocabulary, layers=1)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model_folder_module, "_save_arrays", killed)
+    with pytest.raises(KeyboardInterrupt):
+        publish(folder, {}, shape=shape, tokenizer=opened.tokenizer, lineage={}, card="")
+    with pytest.raises(ModelError, match=r"has no model\.safetensors"):
+        open_model(folder)
 
 
 def test_a_folder_that_is_no_model_says_what_is_missing_and_which_are_near(folder: Path) -> None:

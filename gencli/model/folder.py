@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gencli.errors import ModelError, RunStateError
 from gencli.model.shape import Shape
-from gencli.storage import replace_file, staged_file
+from gencli.storage import replace_file, staged_file, told_as_machine_error
 from gencli.text.exchange import hugging_face_files
 from gencli.text.tokenizer import Tokenizer
 
@@ -126,6 +126,10 @@ def publish(
         CONFIG: _json({**shape.to_config(), **special}),
         GENERATION: _json({**special, "do_sample": True, "temperature": 0.8, "top_k": 50}),
     }
+    if _is_other(path / CONFIG, files[CONFIG].encode()) or _is_other(path / TOKENIZER, tokenizer.model_bytes):
+        # Weights of another shape or vocabulary must never stand beside the new ones' description.
+        with told_as_machine_error(path):
+            (path / WEIGHTS).unlink(missing_ok=True)
     for name, text in files.items():
         _replace_if_other(path / name, text.encode("utf-8"))
     write_tokenizer(path, tokenizer, chat=chat, context=shape.context)
@@ -184,8 +188,12 @@ def _save_arrays(path: Path, arrays: Arrays) -> None:
         save_file(dict(arrays), staging, metadata={"format": "pt"})
 
 
+def _is_other(path: Path, content: bytes) -> bool:
+    return not path.is_file() or path.read_bytes() != content
+
+
 def _replace_if_other(path: Path, content: bytes) -> None:
-    if not path.is_file() or path.read_bytes() != content:
+    if _is_other(path, content):
         replace_file(path, content)
 
 
