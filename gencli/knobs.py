@@ -170,6 +170,10 @@ def _type_word(kind: type) -> str:
     return words[kind]
 
 
+def _spelled(number: float) -> str:
+    return f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
+
+
 def _check(name: str, value: object, kind: type, description: Knob) -> None:
     flag = flag_of(name) if ":" not in name else name
     if value is None:
@@ -182,4 +186,4 @@ def _check(name: str, value: object, kind: type, description: Knob) -> None:
         low = description.least if description.least is not None else -math.inf
         high = description.most if description.most is not None else math.inf
         if not low <= value <= high:
-            raise UsageError(f"{flag} must be from {low:g} to {high:g}, not {value}")
+            raise UsageError(f"{flag} must be from {_spelled(low)} to {_spelled(high)}, not {value}")

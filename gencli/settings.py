@@ -37,7 +37,7 @@ class TokenizerChoice(Reading):
 
     vocab_size: int | None = knob(
         None, "Pieces in the vocabulary; by default chosen from the size of the text.",
-        least=270, most=1 << 20, panel=TEXT,
+        least=320, most=131_072, panel=TEXT,
     )  # fmt: skip
     kind: str = knob("bpe", "How pieces are found.", choices=("bpe", "unigram", "char"), panel=TEXT)
     character_coverage: float = knob(

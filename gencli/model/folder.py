@@ -162,7 +162,7 @@ def models_near(path: Path) -> list[Path]:
     """Return the model folders that lie beside or inside `path`."""
     roots = [root for root in (path, path.parent) if root.is_dir()]
     found = {entry.parent for root in roots for entry in root.glob(f"*/{WEIGHTS}")}
-    return sorted(found)
+    return sorted(found - {path})
 
 
 def _next_step(path: Path) -> str:

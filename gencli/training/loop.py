@@ -269,6 +269,7 @@ def _evaluated(run: Run) -> Evaluation | None:
         state.best_step = state.step
         if result is not None:
             state.best_loss, state.best_bits_per_byte = result.loss, result.bits_per_byte
+        state.seconds = run.clock()
         run.publish(state)
     loss, bits = (result.loss, result.bits_per_byte) if result is not None else (None, None)
     return Evaluation(state.step, loss, bits, best, time.monotonic() - began)
