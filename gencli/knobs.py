@@ -143,6 +143,10 @@ def _read_config(path: Path, known: Mapping[str, tuple[type, Knob, object]]) -> 
             converted = float(value)
         if kind is Path and isinstance(value, str):
             converted = Path(value)
+        if isinstance(converted, tuple):
+            converted = tuple(str(part) if isinstance(part, int) else part for part in converted)
+            if not all(isinstance(part, str) for part in converted):
+                raise ConfigError(f"{key} should be a list of texts, not {value!r}", where=str(path))
         if not isinstance(converted, kind) or (kind is int and isinstance(converted, bool)):
             raise ConfigError(f"{key} should be {_type_word(kind)}, not {value!r}", where=str(path))
         values[name] = converted

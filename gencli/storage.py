@@ -149,6 +149,16 @@ def told_as_machine_error(path: Path) -> Iterator[None]:
         ) from error
 
 
+def tensors_refused(path: Path, error: Exception) -> MachineError:
+    """Return the error to raise when the tensor library could not write a file."""
+    return MachineError(
+        f"can't write: {error}",
+        where=str(path),
+        kept="what was there before is untouched",
+        hint="free some space on this disk and run the same command again",
+    )
+
+
 def flush_folder(folder: Path) -> None:
     """Make the names inside `folder` survive a power loss."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -133,8 +133,11 @@ class Screen:
         for row in cells:
             table.add_row(*row)
         console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 100)
-        console.print(Text(title, style="bold"))
-        console.print(table)
+        with console.capture() as drawn:
+            console.print(Text(title, style="bold"))
+            console.print(table)
+        sys.stdout.buffer.write(drawn.get().encode("utf-8", "replace"))
+        sys.stdout.buffer.flush()
 
 
 class LiveText:

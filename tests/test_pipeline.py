@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,37 @@ def test_a_finished_run_says_so_and_can_go_on(workplace: Path, base: Path, cli: 
         changed.write_text(text, encoding="utf-8")
     assert edited.code == 5 and "corpus changed" in edited.err
     assert cli("pretrain", "-m", base, "--resume", "--steps", 64, "--json").records[-1]["steps"] == 64
+
+
+def test_an_overwrite_that_can_not_begin_costs_nothing(workplace: Path, base: Path, cli: Cli) -> None:
+    before = checkpoint.steps_in(base / "training")
+    refused = cli("pretrain", workplace / "corpus.txt", "-m", base, "--overwrite", "--heads", 5, "--steps", 3)
+    assert refused.code == 2 and before and checkpoint.steps_in(base / "training") == before
+
+
+def test_without_a_checkpoint_nothing_is_resumed_over_a_model(workplace: Path, base: Path, cli: Cli) -> None:
+    model = Path(shutil.copytree(base, workplace / "pruned"))
+    for folder in (model / "training").glob("step-*"):
+        shutil.rmtree(folder)
+    refused = cli("pretrain", "-m", model, "--resume", "--steps", 90)
+    assert refused.code == 5 and "no checkpoint" in refused.err
+
+
+def test_another_base_model_is_not_the_same_run(workplace: Path, base: Path, tuned: Path, cli: Cli) -> None:
+    weights = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(weights[:-4] + b"\0\0\0\0")
+    try:
+        refused = cli("finetune", "-o", tuned, "--resume", "--epochs", 40)
+    finally:
+        (base / "model.safetensors").write_bytes(weights)
+    assert refused.code == 5 and "base model changed" in refused.err
+
+
+def test_a_full_disk_has_an_answer(workplace: Path) -> None:
+    program = f"ulimit -f 100; exec {sys.executable} -m gencli pretrain {workplace / 'corpus.txt'}"
+    command = f"{program} -m {workplace / 'full'} --steps 2 -q {' '.join(TOY)}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 4 and "can't write" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_longer_time_for_a_resumed_run_changes_nothing_else(workplace: Path, cli: Cli) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -59,7 +60,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 128 + signal.SIGINT
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not (
+            isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error))
+        ):
+            raise
         Screen().error(
             ["error: the machine's memory is full", "  try: a smaller --batch-size, --context or --size"]
         )

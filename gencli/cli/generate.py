@@ -66,13 +66,14 @@ def generate(settings: GenerateSettings) -> None:
         stop=[text for text in settings.stop if text],
     )
     lead = "" if chat else prompt
+    began = time.monotonic()
     with screen.patient("compiling the decoding loop for this machine, once"):
         tokens = itertools.chain([next(events)], events)
     shown = _told_once(tokens, screen)
     if settings.json:
-        _write_json(shown, settings, prompt, seed)
+        _write_json(shown, settings, prompt, seed, began)
     elif settings.num_samples == 1:
-        _write_stream(shown, lead, screen)
+        _write_stream(shown, lead, screen, began)
     else:
         _write_samples(shown, lead, settings.num_samples)
 
@@ -124,12 +125,12 @@ def _told_once(events: Iterator[Token | Slide], screen: Screen) -> Iterator[Toke
             )
 
 
-def _write_stream(events: Iterator[Token], lead: str, screen: Screen) -> None:
+def _write_stream(events: Iterator[Token], lead: str, screen: Screen, began: float) -> None:
     """Write one text as it comes."""
     from gencli.ui import write
 
     write(lead)
-    began, count = time.monotonic(), 0
+    count = 0
     for event in events:
         count += 1
         if event.text:
@@ -151,13 +152,14 @@ def _write_samples(events: Iterator[Token], lead: str, count: int) -> None:
             shown += 1
 
 
-def _write_json(events: Iterator[Token], settings: GenerateSettings, prompt: str, seed: int) -> None:
+def _write_json(
+    events: Iterator[Token], settings: GenerateSettings, prompt: str, seed: int, began: float
+) -> None:
     """Write one object per text."""
     from gencli.ui import emit
 
     texts = [""] * settings.num_samples
     counts = [0] * settings.num_samples
-    began = time.monotonic()
     for event in events:
         texts[event.row] += event.text
         counts[event.row] += 1

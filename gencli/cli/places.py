@@ -16,6 +16,9 @@ def cache_folder() -> Path:
     return Path(base) / "gencli"
 
 
+_OF_ONE_COMMAND = {"config", "json", "quiet", "resume", "overwrite"}
+
+
 def earlier_run(folder_knob: str) -> Callable[[dict[str, object]], dict[str, object]]:
     """Return a function of the flags typed: with --resume, the settings of the run in the folder of that knob."""
 
@@ -25,6 +28,7 @@ def earlier_run(folder_knob: str) -> Callable[[dict[str, object]], dict[str, obj
         from gencli.model.folder import TRAINING
         from gencli.training.run_record import read_record
 
-        return read_record(Path(str(given[folder_knob])) / TRAINING).settings
+        settings = read_record(Path(str(given[folder_knob])) / TRAINING).settings
+        return {name: value for name, value in settings.items() if name not in _OF_ONE_COMMAND}
 
     return settings

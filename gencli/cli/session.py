@@ -85,7 +85,7 @@ def train(
 ) -> int:
     """Prepare and run a training in `folder`; return the exit code: 0, or 128 + the signal that ended it."""
     from gencli.model.folder import TRAINING
-    from gencli.training.assembly import check_folder, clear_folder
+    from gencli.training.assembly import check_folder
     from gencli.training.events import Done, Stopped
     from gencli.training.loop import fit
     from gencli.training.metrics import NAME, recorded
@@ -93,7 +93,6 @@ def train(
     watch = clock()
     check_folder(folder, settings)
     with Signals().watched() as signals, locked(folder / TRAINING / "lock"):
-        clear_folder(folder, settings)
         run = prepare(signals, watch)
         view = TrainingView(screen, f"{goal} {folder}", run)
         last: Event | None = None

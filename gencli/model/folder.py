@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gencli.errors import ModelError, RunStateError
 from gencli.model.shape import Shape
-from gencli.storage import replace_file, staged_file, told_as_machine_error
+from gencli.storage import replace_file, staged_file, tensors_refused, told_as_machine_error
 from gencli.text.exchange import hugging_face_files
 from gencli.text.tokenizer import Tokenizer
 
@@ -133,8 +133,8 @@ def publish(
     for name, text in files.items():
         _replace_if_other(path / name, text.encode("utf-8"))
     write_tokenizer(path, tokenizer, chat=chat, context=shape.context)
-    _save_arrays(path / WEIGHTS, weights)
     replace_file(path / LINEAGE, _json({"format": FORMAT, **lineage, "tokenizer_sha256": tokenizer.digest}))
+    _save_arrays(path / WEIGHTS, weights)
     replace_file(path / CARD, card)
 
 
@@ -182,10 +182,14 @@ def _open_tensors(path: Path) -> safe_open:
 
 
 def _save_arrays(path: Path, arrays: Arrays) -> None:
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     with staged_file(path) as staging:
-        save_file(dict(arrays), staging, metadata={"format": "pt"})
+        try:
+            save_file(dict(arrays), staging, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise tensors_refused(path, error) from error
 
 
 def _is_other(path: Path, content: bytes) -> bool:

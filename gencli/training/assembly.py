@@ -19,6 +19,7 @@ from gencli.model.card import model_card
 from gencli.model.folder import TRAINING, WEIGHTS, publish
 from gencli.model.gpt import GPT
 from gencli.settings import Training
+from gencli.storage import sweep_staging
 from gencli.text.tokenizer import Tokenizer
 from gencli.training import checkpoint
 from gencli.training.batches import Batches
@@ -118,7 +119,7 @@ def assemble(
     )  # fmt: skip
     if settings.resume:
         _resume(run, record, outside)
-    record.write(training)
+    run.begin = lambda: _begin(folder, settings, record)
     return run
 
 
@@ -128,6 +129,13 @@ def _resume(run: Run, record: RunRecord, outside: Outside) -> None:
     for reason in skipped:
         outside.say(f"passed over a damaged checkpoint: {reason}")
     if saved is None:
+        if (run.folder.parent / WEIGHTS).exists():
+            raise RunStateError(
+                "this model has no checkpoint to go on from",
+                where=str(run.folder),
+                kept="nothing was touched",
+                hint="--overwrite to train it anew, or another folder",
+            )
         outside.say("the run had saved no checkpoint yet; it begins again")
         return
     if saved.state.get("threads") != run.runtime.threads:
@@ -156,11 +164,13 @@ def check_folder(folder: Path, settings: Training) -> None:
         )
 
 
-def clear_folder(folder: Path, settings: Training) -> None:
-    """Delete the checkpoints of the run that a new one replaces."""
+def _begin(folder: Path, settings: Training, record: RunRecord) -> None:
+    """Take possession of the folder, now that the run is sure to start: what it replaces goes."""
+    sweep_staging(folder)
     if not settings.resume:
         for step in checkpoint.steps_in(folder / TRAINING):
             checkpoint.remove(folder / TRAINING, step)
+    record.write(folder / TRAINING)
 
 
 def _publish(

@@ -13,13 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gencli.errors import RunStateError
-from gencli.storage import digest_of, remove_folder, staged_folder, told_as_machine_error
+from gencli.storage import digest_of, remove_folder, staged_folder, tensors_refused, told_as_machine_error
 
 FORMAT = 1
 WEIGHTS, OPTIMIZER, STATE, MANIFEST = (
@@ -66,8 +65,11 @@ def save(
             return target
         target.replace(run / f".bad-{target.name}")
     with staged_folder(target) as staging:
-        save_file({name: t.detach().contiguous() for name, t in weights.items()}, staging / WEIGHTS)
-        save_file({name: t.detach().contiguous() for name, t in optimizer.items()}, staging / OPTIMIZER)
+        for name, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer)):
+            try:
+                save_file({key: t.detach().contiguous() for key, t in tensors.items()}, staging / name)
+            except SafetensorError as error:
+                raise tensors_refused(target, error) from error
         (staging / STATE).write_text(json.dumps(state), encoding="utf-8")
         files = {
             name: {"bytes": (staging / name).stat().st_size, "sha256": digest_of(staging / name)}
@@ -141,17 +143,6 @@ def _read(folder: Path, step: int) -> Checkpoint:
         return Checkpoint(step, load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER), state)
     except (OSError, ValueError, SafetensorError) as error:
         raise RunStateError(f"a verified checkpoint can't be read: {error}", where=str(folder)) from error
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return a digest of named tensors, to tell whether two models are the same bit for bit."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().to(torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def remove(run: Path, step: int) -> None:

@@ -76,12 +76,12 @@ def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Ou
     )
     judged = list(pairs_in_order(held_out.examples, rows=ROWS_AT_ONCE, padding=tokenizer.pad))
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=0.0)
-    weights = base.weights()
+    weights, parent = base.weights(), digest_of(base.path / WEIGHTS)
     lineage = Lineage(
         kind="finetuned",
         command="finetune",
-        digests={"pairs": _digest(lessons), "tokenizer": tokenizer.digest},
-        parent={"path": str(base.path), "weights": digest_of(base.path / WEIGHTS), "lineage": base.lineage},
+        digests={"pairs": _digest(lessons), "tokenizer": tokenizer.digest, "base model": parent},
+        parent={"path": str(base.path), "weights": parent, "lineage": base.lineage},
     )
     return assemble(
         settings,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from gencli.errors import DivergedError
+from gencli.errors import DivergedError, RunStateError
 from gencli.model.gpt import GPT
 from gencli.model.scoring import IGNORED, Batch, total_loss
 from gencli.storage import sweep_staging
@@ -105,12 +105,18 @@ class Run:
     sample: Callable[[], tuple[str, str]] | None = None
     stop: Callable[[], int | None] = lambda: None
     clock: Callable[[], float] = time.monotonic
+    begin: Callable[[], None] = lambda: None  # called once, before the first step
     fixed: dict[str, object] = field(default_factory=dict)  # saved with each checkpoint
     state: RunState = field(default_factory=RunState)
 
     def resume(self, saved: checkpoint.Checkpoint) -> None:
         """Take up a run where its checkpoint left it."""
-        self.model.load_state_dict(saved.weights)
+        try:
+            self.model.load_state_dict(saved.weights)
+        except RuntimeError as error:
+            raise RunStateError(
+                "the checkpoint is of a model of another shape", where=str(self.folder)
+            ) from error
         self.optimizer.load_state(saved.optimizer)
         known = RunState.__dataclass_fields__
         run = saved.state["run"]
@@ -135,6 +141,7 @@ def fit(run: Run) -> Iterator[Event]:
     Raises DivergedError before an update that would not be finite; the newest checkpoint stays.
     """
     state, habits = run.state, run.habits
+    run.begin()
     sweep_staging(run.folder)
     yield _start(run)
     reserve, evaluating, last_save = 1.0, 0.0, time.monotonic()

@@ -25,7 +25,8 @@ def recorded(events: Iterable[Event], path: Path) -> Iterator[Event]:
                     replace_file(path, "".join(_lines_until(path, event.step)))
                     file = path.open("a", encoding="utf-8", buffering=1)
             if file is not None:
-                file.write(json.dumps(event.record(), ensure_ascii=False) + "\n")
+                with told_as_machine_error(path):
+                    file.write(json.dumps(event.record(), ensure_ascii=False) + "\n")
             yield event
     finally:
         if file is not None:

@@ -129,7 +129,10 @@ class Optimizer:
             for name in self._names:
                 slots = ("step", "exp_avg", "exp_avg_sq")
                 if f"step.{name}" in tensors:
-                    state = {slot: tensors[f"{slot}.{name}"].clone() for slot in slots}
-                    self._adamw.state[self.parameters[name]] = state
+                    parameter = self.parameters[name]
+                    state = {
+                        slot: tensors[f"{slot}.{name}"].to(parameter.device, copy=True) for slot in slots
+                    }
+                    self._adamw.state[parameter] = state
         except (KeyError, RuntimeError) as error:
             raise RunStateError(f"the optimizer's state does not fit the model: {error}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from gencli.errors import CorpusError
+from gencli.errors import CorpusError, ModelError, UsageError
 from gencli.knobs import seconds_of
 from gencli.model.folder import TOKENIZER
 from gencli.model.gpt import GPT
@@ -50,6 +50,10 @@ def prepare_text(
     path = settings.model / TOKENIZER
     if path.exists():
         tokenizer = Tokenizer.open(path)
+        if settings.vocab_size not in (None, tokenizer.vocabulary):
+            say(
+                f"the folder has a tokenizer of {tokenizer.vocabulary:,} pieces; --vocab-size changes nothing"
+            )
     else:
         trained = train_tokenizer(
             corpus,
@@ -98,7 +102,14 @@ def decided(settings: PretrainSettings, material: Material) -> PretrainSettings:
 
 
 def shape_of(settings: PretrainSettings, vocabulary: int) -> Shape:
-    """Return the shape that decided settings ask for."""
+    """Return the shape that decided settings ask for. Raises UsageError for numbers that make no model."""
+    try:
+        return _reshaped(settings, vocabulary)
+    except ModelError as error:
+        raise UsageError(error.message) from error
+
+
+def _reshaped(settings: PretrainSettings, vocabulary: int) -> Shape:
     return reshaped(
         preset(settings.size, vocabulary),
         layers=settings.layers,
