@@ -8,11 +8,13 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import gencli
+from gencli.cli.generate import Pace
 from gencli.model.folder import open_model
 from gencli.ui import clock_text, curve, show
 from tests.conftest import Cli, tiny_text
@@ -139,6 +141,12 @@ def test_generate_as_json_and_in_samples(cli: Cli, model_folder: Path) -> None:
         assert record["prompt"] == "강" and record["seed"] == 1 and 1 <= int(str(record["tokens"])) <= 4
     plain = cli("generate", "강", "-m", model_folder, "-n", 4, "-s", 1, "--num-samples", 3).out
     assert all(f"강{record['text']}\n" in plain for record in outcome.records)
+
+
+def test_the_pace_is_that_of_the_tokens_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 6.0)
+    assert Pace(began=1.0, first=5.0).rate(1) == 0.25
+    assert Pace(began=1.0, first=5.0).rate(11) == 10.0
 
 
 def test_text_beyond_the_context_is_announced_once(cli: Cli, model_folder: Path) -> None:

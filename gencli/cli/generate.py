@@ -7,6 +7,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,16 +67,31 @@ def generate(settings: GenerateSettings) -> None:
         stop=[text for text in settings.stop if text],
     )
     lead = "" if chat else prompt
-    began = time.monotonic()
+    pace = Pace(time.monotonic())
     with screen.patient("compiling the decoding loop for this machine, once"):
         tokens = itertools.chain([next(events)], events)
+    pace.first = time.monotonic()
     shown = _told_once(tokens, screen)
     if settings.json:
-        _write_json(shown, settings, prompt, seed, began)
+        _write_json(shown, settings, prompt, seed, pace)
     elif settings.num_samples == 1:
-        _write_stream(shown, lead, screen, began)
+        _write_stream(shown, lead, screen, pace)
     else:
         _write_samples(shown, lead, settings.num_samples)
+
+
+@dataclass
+class Pace:
+    """How fast a text is written: the first token, which waits for the model, counts only if it is the only one."""
+
+    began: float
+    first: float = 0.0
+
+    def rate(self, tokens: int) -> float:
+        """Return tokens per second up to now."""
+        if tokens <= 1:
+            return tokens / max(self.first - self.began, 1e-9)
+        return (tokens - 1) / max(time.monotonic() - self.first, 1e-9)
 
 
 def _prompt(settings: GenerateSettings) -> str:
@@ -125,7 +141,7 @@ def _told_once(events: Iterator[Token | Slide], screen: Screen) -> Iterator[Toke
             )
 
 
-def _write_stream(events: Iterator[Token], lead: str, screen: Screen, began: float) -> None:
+def _write_stream(events: Iterator[Token], lead: str, screen: Screen, pace: Pace) -> None:
     """Write one text as it comes."""
     from gencli.ui import write
 
@@ -136,7 +152,7 @@ def _write_stream(events: Iterator[Token], lead: str, screen: Screen, began: flo
         if event.text:
             write(event.text)
     write("\n")
-    screen.note(f"{count:,} tokens, {count / (time.monotonic() - began):,.0f} a second", "dim")
+    screen.note(f"{count:,} tokens, {pace.rate(count):,.0f} a second", "dim")
 
 
 def _write_samples(events: Iterator[Token], lead: str, count: int) -> None:
@@ -153,7 +169,7 @@ def _write_samples(events: Iterator[Token], lead: str, count: int) -> None:
 
 
 def _write_json(
-    events: Iterator[Token], settings: GenerateSettings, prompt: str, seed: int, began: float
+    events: Iterator[Token], settings: GenerateSettings, prompt: str, seed: int, pace: Pace
 ) -> None:
     """Write one object per text."""
     from gencli.ui import emit
@@ -167,5 +183,5 @@ def _write_json(
             emit({
                 "event": "sample", "prompt": prompt, "text": texts[event.row], "tokens": counts[event.row],
                 "finish": event.finish, "seed": seed, "row": event.row,
-                "tokens_per_second": round(counts[event.row] / (time.monotonic() - began), 1),
+                "tokens_per_second": round(pace.rate(counts[event.row]), 1),
             })  # fmt: skip
