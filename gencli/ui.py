@@ -46,7 +46,14 @@ def emit(record: Mapping[str, object]) -> None:
 def write(text: str) -> None:
     """Print text on stdout at once: as it is into a pipe or file, made safe on a terminal."""
     safe = show(text) if sys.stdout.isatty() else text
-    sys.stdout.buffer.write(safe.encode("utf-8", "replace"))
+    _put(safe)
+
+
+def _put(text: str) -> None:
+    """Write all of the text: an unbuffered stdout may take a part at a time."""
+    rest = memoryview(text.encode("utf-8", "replace"))
+    while rest:
+        rest = rest[sys.stdout.buffer.write(rest) :]
     sys.stdout.buffer.flush()
 
 
@@ -136,8 +143,7 @@ class Screen:
         with console.capture() as drawn:
             console.print(Text(title, style="bold"))
             console.print(table)
-        sys.stdout.buffer.write(drawn.get().encode("utf-8", "replace"))
-        sys.stdout.buffer.flush()
+        _put(drawn.get())
 
 
 class LiveText:

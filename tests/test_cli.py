@@ -196,6 +196,17 @@ def test_on_a_terminal_the_model_cannot_send_escapes(model_folder: Path) -> None
     assert b"\x1b" not in seen and rb"a\x1b[2Jb\x9bc\x202ed" in seen
 
 
+def test_a_pipe_closed_in_the_middle_of_a_large_write_is_noticed(model_folder: Path) -> None:
+    command = f"{sys.executable} -m gencli encode -m {model_folder} | head -c 10; exit ${{PIPESTATUS[0]}}"
+    text = "강 산 바다 " * 40_000
+    for unbuffered in ("", "1"):
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        ended = subprocess.run(
+            ["bash", "-c", command], input=text.encode(), capture_output=True, env=environment, check=False
+        )
+        assert ended.returncode == 141 and len(ended.stdout) == 10
+
+
 def test_raw_text_goes_into_a_pipe(model_folder: Path) -> None:
     out = piped(["generate", "a\x1b[2Jb", "-m", str(model_folder), "-n", "1", "-q"]).stdout
     assert out.startswith(b"a\x1b[2Jb")

@@ -287,6 +287,15 @@ def test_the_loss_falls_and_the_schedule_lands(tmp_path: Path) -> None:
     assert done.val_loss == best and done.val_bits_per_byte == pytest.approx(best / math.log(2))
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 12])
+def test_a_run_shorter_than_its_warmup_still_lands(tmp_path: Path, steps: int) -> None:
+    run = make_run(tmp_path, steps=steps)
+    run.habits = replace(run.habits, warmup=20)
+    rates = [event.rate for event in events_of(run) if isinstance(event, Step)]
+    assert max(rates) == 1.0
+    assert steps < 3 or rates[-1] < 0.5
+
+
 @pytest.mark.parametrize("stop_after", [1, 5, 9])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_a_resumed_run_is_the_same_run(tmp_path: Path, stop_after: int, dropout: float) -> None:

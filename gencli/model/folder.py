@@ -100,7 +100,11 @@ def open_model(path: Path) -> ModelFolder:
     if missing:
         if not path.is_dir():
             raise ModelError("there is no such model folder", where=str(path), hint=_next_step(path))
-        raise ModelError(f"{path} has no {', '.join(missing)}", hint=_next_step(path))
+        begun = TOKENIZER not in missing and WEIGHTS in missing
+        hint = (
+            f"it has a tokenizer, but no trained model yet: gencli pretrain CORPUS -m {path}" if begun else ""
+        )
+        raise ModelError(f"{path} has no {', '.join(missing)}", hint=hint or _next_step(path))
     config = read_json(path / CONFIG)
     try:
         shape = Shape.from_config(config)

@@ -143,7 +143,7 @@ def _resume(run: Run, record: RunRecord, outside: Outside) -> None:
     run.resume(saved)
     if run.length.progress(seconds=run.state.seconds, steps=run.state.step, tokens=run.state.tokens) >= 1:
         raise RunStateError(
-            f"this run is complete: {run.state.step:,} steps",
+            f"this run is complete: {run.state.step:,} steps, {run.state.tokens:,} tokens, {run.state.seconds:.0f} s",
             where=run.name,
             hint="give a longer --time, --steps, --tokens or --epochs to go on",
         )

@@ -220,7 +220,9 @@ def _update(run: Run, progress: float) -> Step:
         loss = _backward(run, batch)
     norm = run.optimizer.clip(habits.clip)
     _check_finite(run, loss, norm)
-    rate = rate_multiplier(state.step, progress, warmup=habits.warmup, decay=habits.decay)
+    steps = run.length.steps
+    warmup = min(habits.warmup, max(1, steps // 5)) if steps else habits.warmup  # a short run must still land
+    rate = rate_multiplier(state.step, progress, warmup=warmup, decay=habits.decay)
     run.optimizer.step(rate)
     weight = max(1 - SMOOTHING, 1 / (state.step + 1))  # a plain mean until there are enough steps
     state.smooth_loss += weight * (loss - state.smooth_loss)
