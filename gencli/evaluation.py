@@ -12,7 +12,6 @@ from gencli.decoding.sampler import Sampling
 from gencli.model.folder import ModelFolder
 from gencli.model.gpt import GPT
 from gencli.model.scoring import score
-from gencli.text.corpus import Corpus
 from gencli.text.examples import encode_pairs
 from gencli.text.pairs import Pair, PairsFile
 from gencli.text.tokenizer import Tokenizer
@@ -120,10 +119,3 @@ def has_texts_only(path: str, text_field: str) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(first, dict) and text_field in first and "label" not in first
-
-
-def text_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> TokenFile:
-    """Return the corpus as tokens, from the cache if they are there."""
-    from gencli.text.tokens import tokenize_corpus
-
-    return tokenize_corpus(corpus, tokenizer, cache)

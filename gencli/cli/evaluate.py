@@ -55,11 +55,12 @@ def evaluate(settings: EvaluateSettings) -> None:
             )
         else:
             from gencli.cli.places import cache_folder
-            from gencli.evaluation import score_text, text_tokens
+            from gencli.evaluation import score_text
             from gencli.text.corpus import open_corpus
+            from gencli.text.tokens import tokenize_corpus
 
             corpus = open_corpus([name], encoding=settings.encoding, text_field=settings.text_field)
-            tokens = text_tokens(corpus, folder.tokenizer, cache_folder())
+            tokens = tokenize_corpus(corpus, folder.tokenizer, cache_folder())
             scores.append(
                 score_text(name, tokens, model, folder.tokenizer, runtime, rows=settings.batch_size)
             )
