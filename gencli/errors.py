@@ -10,8 +10,10 @@
     │   └── ConfigError         a configuration file
     ├── MachineError        4  disk, memory, permission, device
     ├── RunStateError       5  locked, nothing to resume, not the same run
+    │   └── CompleteError       nothing is left to do
     ├── DivergedError       6  training left the finite numbers
     ├── StoppedError  130/143  a signal came before there was anything to save
+    ├── PeerError       its    another process of the run failed, and told why
     └── ClosedPipeError   141  nobody reads the output any more; nothing to tell
 
 A message says what is wrong and names the place; `kept` says what is still safe on disk; `hint` says
@@ -89,6 +91,10 @@ class RunStateError(GencliError):
     exit_code = 5
 
 
+class CompleteError(RunStateError):
+    """The run that should go on has reached its length already."""
+
+
 class DivergedError(GencliError):
     """The loss or a gradient is no longer a finite number."""
 
@@ -103,7 +109,27 @@ class StoppedError(GencliError):
         self.exit_code = 128 + signal
 
 
+class PeerError(GencliError):
+    """Another process of this run failed first; it has told the error, so this one says nothing."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process of this run failed")
+        self.exit_code = exit_code
+
+    def lines(self) -> list[str]:
+        """Return nothing to tell."""
+        return []
+
+
 class ClosedPipeError(GencliError):
     """Whoever read the output went away."""
 
     exit_code = 141
+
+
+def is_memory_full(error: BaseException) -> bool:
+    """Tell whether an error that is none of gencli's says that the memory of the machine or device is full."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    return "out of memory" in text or "can't allocate memory" in text

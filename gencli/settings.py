@@ -71,6 +71,9 @@ class MachineChoice:
 class Training(MachineChoice):
     """What pretraining and fine-tuning share."""
 
+    shard: bool = knob(
+        False, "Split a model too large for one device among the processes of torchrun.", panel=MACHINE
+    )
     time: str | None = knob(
         None, "Stop at this time, everything included: 90s, 10m, 1h30m. Without any limit: 10m, or 4 epochs of pairs.",
         "-t",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Annotated
 import typer
 
 import gencli
-from gencli.errors import ClosedPipeError, GencliError
+from gencli.errors import ClosedPipeError, GencliError, is_memory_full
 
 app = typer.Typer(
     name="gencli",
@@ -60,24 +59,24 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 128 + signal.SIGINT
-    except (MemoryError, RuntimeError) as error:
-        if not (
-            isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error))
-        ):
-            raise
+    except Exception as error:
+        if not is_memory_full(error):
+            return _shown_by_typer(error)
         Screen().error(
             ["error: the machine's memory is full", "  try: a smaller --batch-size, --context or --size"]
         )
         return 4
-    except Exception as error:
-        return _shown_by_typer(error)
     return result if isinstance(result, int) else 0
 
 
 def _shown_by_typer(error: Exception) -> int:
-    """Show a usage error as Typer words it; anything else is a bug and keeps its traceback."""
+    """Show a usage error as Typer words it; anything else is a bug and keeps its traceback.
+
+    All processes that torchrun starts on a machine read the same line: the first of them tells.
+    """
     show = getattr(error, "show", None)
     if show is None or not hasattr(error, "exit_code"):
         raise error
-    show()
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        show()
     return int(error.exit_code)

@@ -10,6 +10,7 @@ import typer
 from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.cli.places import earlier_run
+from gencli.cli.together import check_together, together
 from gencli.settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ SHOWN_PROMPTS = 8
     app,
     FinetuneSettings,
     saved=earlier_run("output"),
+    within=together("output"),
     example="gencli finetune questions.jsonl -m models/tale -o models/qa\n"
     "gencli finetune reviews.csv -m models/tale -o models/mood --epochs 3",
 )
@@ -34,15 +36,18 @@ def finetune(settings: FinetuneSettings) -> None:
     from gencli.cli.session import sampler, train
     from gencli.training.assembly import Outside
     from gencli.training.finetuning import prepare_finetuning, prepare_pairs
+    from gencli.training.world import current
     from gencli.ui import Screen
 
-    screen = Screen(quiet=settings.quiet)
+    world = current()
+    check_together(settings, settings.pairs)
+    screen = Screen(quiet=settings.quiet or not world.leads)
 
     lessons = prepare_pairs(settings, say=screen.note)
 
     def prepare(signals: Signals, clock: Callable[[], float]) -> Run:
         shown = [pair.prompt for pair in (lessons.held_out or lessons.train)[:SHOWN_PROMPTS]]
-        outside = Outside(screen.note, signals.stop, clock, sampler(shown, chat=True))
+        outside = Outside(screen.note, signals.stop, clock, sampler(shown, chat=True), world)
         return prepare_finetuning(settings, lessons, outside)
 
     code = train(settings, settings.output, screen, prepare, json=settings.json, goal="fine-tuning")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -14,6 +15,7 @@ from gencli.errors import ClosedPipeError, GencliError
 from gencli.knobs import REQUIRED, Common, Knob, Settings, flag_of, knobs_of, resolve
 
 Saved = Callable[[dict[str, object]], dict[str, object]]
+Within = Callable[[dict[str, object]], AbstractContextManager[dict[str, object]]]
 
 
 def command(
@@ -21,19 +23,22 @@ def command(
     settings: type[Settings],
     *,
     example: str,
-    saved: Callable[[dict[str, object]], dict[str, object]] | None = None,
+    saved: Saved | None = None,
+    within: Within = nullcontext,
 ) -> Callable[[Callable[[Settings], None]], Callable[[Settings], None]]:
     """Register a function of resolved settings as the command of its name.
 
     `saved` may return settings of an earlier run; they rank between the defaults and the config file.
+    `within` opens the block in which the command runs, and gives the flags that hold in it.
     """
 
     def register(function: Callable[[Settings], None]) -> Callable[[Settings], None]:
         def run(**typed: Any) -> None:
             given = {knob: _plain(value) for knob, value in typed.items() if value not in (None, [], ())}
             try:
-                earlier = saved(given) if saved is not None else {}
-                function(resolve(settings, given, earlier))
+                with within(given) as flags:
+                    earlier = saved(flags) if saved is not None else {}
+                    function(resolve(settings, flags, earlier))
             except BrokenPipeError:
                 raise ClosedPipeError("") from None
             except GencliError as error:

@@ -10,6 +10,7 @@ import typer
 from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.cli.places import earlier_run
+from gencli.cli.together import check_together, together
 from gencli.errors import UsageError
 from gencli.settings import PretrainSettings
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     app,
     PretrainSettings,
     saved=earlier_run("model"),
+    within=together("model"),
     example="gencli pretrain novels/ -m models/tale --time 10m\ngencli pretrain -m models/tale --resume",
 )
 def pretrain(settings: PretrainSettings) -> None:
@@ -31,25 +33,31 @@ def pretrain(settings: PretrainSettings) -> None:
     """
     from gencli.cli.places import cache_folder
     from gencli.cli.session import sampler, train
+    from gencli.model.folder import TOKENIZER
     from gencli.text.corpus import open_corpus
     from gencli.training.assembly import Outside
     from gencli.training.pretraining import prepare_pretraining, prepare_text
+    from gencli.training.world import current
     from gencli.ui import Screen
 
+    world = current()
     if not settings.corpus:
         raise UsageError("which text?", hint="give files or folders, or - for stdin")
-    screen = Screen(quiet=settings.quiet)
+    check_together(settings, settings.corpus)
+    screen = Screen(quiet=settings.quiet or not world.leads)
 
     corpus = open_corpus(settings.corpus, encoding=settings.encoding, text_field=settings.text_field)
 
     def prepare(signals: Signals, clock: Callable[[], float]) -> Run:
         total = sum(path.stat().st_size for path in corpus.files)
-        with screen.counted("tokenising", total) as count:
+        with screen.counted("tokenising", total) as count, world.in_turn(signals.check):
 
             def progress(done: int) -> None:
                 signals.check()
+                world.check()
                 count(done)
 
+            world.await_file(settings.model / TOKENIZER)
             material = prepare_text(settings, corpus, cache_folder(), say=screen.note, progress=progress)
         signals.check()
         tokens = material.tokens
@@ -58,7 +66,9 @@ def pretrain(settings: PretrainSettings) -> None:
             f"vocabulary {material.tokenizer.vocabulary:,}"
         )
         sample = sampler([settings.sample_prompt], chat=False)
-        return prepare_pretraining(settings, material, Outside(screen.note, signals.stop, clock, sample))
+        return prepare_pretraining(
+            settings, material, Outside(screen.note, signals.stop, clock, sample, world)
+        )
 
     code = train(settings, settings.model, screen, prepare, json=settings.json, goal="pretraining")
     if code:

@@ -7,12 +7,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from gencli.cli.progress import TrainingView
-from gencli.errors import StoppedError
+from gencli.errors import CompleteError, StoppedError
 from gencli.settings import Training
 from gencli.storage import locked
 from gencli.ui import Screen, emit
@@ -89,19 +90,31 @@ def train(
     from gencli.training.events import Done, Stopped
     from gencli.training.loop import fit
     from gencli.training.metrics import NAME, recorded
+    from gencli.training.world import current
 
-    watch = clock()
-    check_folder(folder, settings)
-    with Signals().watched() as signals, locked(folder / TRAINING / "lock"):
-        run = prepare(signals, watch)
+    watch, world = clock(), current()
+    lock: AbstractContextManager[None] = contextlib.nullcontext()
+    if world.leads:
+        check_folder(folder, settings)
+        lock = locked(folder / TRAINING / "lock")
+    with Signals().watched() as signals, lock:
+        try:
+            run = prepare(signals, watch)
+        except CompleteError:
+            if not world.restarts:
+                raise
+            screen.note("the run was complete when a process of it was lost")
+            return 0
         view = TrainingView(screen, f"{goal} {folder}", run)
         last: Event | None = None
         with view:
-            for event in recorded(fit(run), folder / TRAINING / NAME):
-                view.update(event)
+            events = fit(run)
+            for event in recorded(events, folder / TRAINING / NAME) if world.leads else events:
                 last = event
-                if json:
-                    emit(event.record())
+                if world.leads:
+                    view.update(event)
+                    if json:
+                        emit(event.record())
         if isinstance(last, Stopped):
             screen.note(f"stopped at step {last.step:,}, saved; the same command with --resume goes on")
             return 128 + last.signal

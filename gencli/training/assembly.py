@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 
 import gencli
-from gencli.errors import RunStateError
+from gencli.errors import CompleteError, RunStateError
 from gencli.knobs import seconds_of
 from gencli.model.card import model_card
 from gencli.model.folder import TRAINING, WEIGHTS, publish
@@ -26,8 +27,10 @@ from gencli.training.batches import Batches
 from gencli.training.held_out import HeldOut
 from gencli.training.loop import Habits, Length, Run, RunState
 from gencli.training.optimizer import Optimizer, Rates
-from gencli.training.run_record import RunRecord, check_same, read_record
+from gencli.training.run_record import RunRecord, check_alike, check_same, read_record
 from gencli.training.runtime import Runtime
+from gencli.training.sharding import ShardedOptimizer, shard, whole
+from gencli.training.world import World
 
 # The rates of embedding and head keep these proportions to that of the matrices.
 EMBEDDING_RATE, HEAD_RATE = 1.5, 0.15
@@ -41,6 +44,7 @@ class Outside:
     stop: Callable[[], int | None]
     clock: Callable[[], float]
     sample: Callable[[GPT, Tokenizer], tuple[str, str]] | None = None
+    world: World = field(default_factory=World)
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,11 @@ def assemble(
     lineage: Lineage,
     outside: Outside,
 ) -> Run:
-    """Return the run, at its beginning or, with `resume`, where its newest checkpoint left it."""
-    model.to(runtime.device)
+    """Return the run, at its beginning or, with `resume`, where its newest checkpoint left it.
+
+    Raises RunStateError if the processes of the run were given different things.
+    """
+    world = outside.world
     rates = Rates(
         matrices=settings.learning_rate,
         embedding=settings.learning_rate * EMBEDDING_RATE,
@@ -94,13 +101,17 @@ def assemble(
     )
     training = folder / TRAINING
     record = RunRecord(
-        lineage.command, json.loads(json.dumps(_as_dict(settings), default=str)), lineage.digests
+        lineage.command,
+        json.loads(json.dumps(_as_dict(settings), default=str)),
+        lineage.digests,
+        os.environ.get("TORCHELASTIC_RUN_ID", ""),
     )
-    sample = outside.sample
+    check_alike(record, world.told(dataclasses.asdict(record)))
+    sample = outside.sample if world.leads and not settings.shard else None
     run = Run(
         model=model,
         batches=batches,
-        optimizer=Optimizer(model, rates, dtype=runtime.dtype),
+        optimizer=_placed(settings, model, rates, runtime),
         runtime=runtime,
         length=length,
         habits=Habits(
@@ -110,17 +121,30 @@ def assemble(
         ),
         folder=training,
         name=str(folder),
-        publish=lambda state: _publish(folder, model, tokenizer, record, lineage, state),
+        publish=lambda state: _publish(folder, model, tokenizer, record, lineage, state, world),
         held_out=held_out,
         sample=(lambda: sample(model, tokenizer)) if sample is not None else None,
         stop=outside.stop,
         clock=outside.clock,
-        fixed={"shape": dataclasses.asdict(model.shape), "threads": runtime.threads, "torch": torch.__version__},
+        fixed={
+            "shape": dataclasses.asdict(model.shape), "threads": runtime.threads, "processes": world.size,
+            "torch": torch.__version__,
+        },
+        world=world,
     )  # fmt: skip
     if settings.resume:
         _resume(run, record, outside)
     run.begin = lambda: _begin(folder, settings, record)
     return run
+
+
+def _placed(settings: Training, model: GPT, rates: Rates, runtime: Runtime) -> Optimizer:
+    """Move the model to where it is trained, whole or split; return its optimizer."""
+    if settings.shard:
+        shard(model, runtime.device)
+        return ShardedOptimizer(model, rates, dtype=runtime.dtype)
+    model.to(runtime.device)
+    return Optimizer(model, rates, dtype=runtime.dtype)
 
 
 def _resume(run: Run, record: RunRecord, outside: Outside) -> None:
@@ -140,9 +164,11 @@ def _resume(run: Run, record: RunRecord, outside: Outside) -> None:
         return
     if saved.state.get("threads") != run.runtime.threads:
         outside.say("the number of threads differs from before: the result may differ in the last digits")
+    if saved.state.get("processes", 1) != run.world.size:
+        outside.say("the number of processes differs from before: the result may differ in the last digits")
     run.resume(saved)
     if run.length.progress(seconds=run.state.seconds, steps=run.state.step, tokens=run.state.tokens) >= 1:
-        raise RunStateError(
+        raise CompleteError(
             f"this run is complete: {run.state.step:,} steps, {run.state.tokens:,} tokens, {run.state.seconds:.0f} s",
             where=run.name,
             hint="give a longer --time, --steps, --tokens or --epochs to go on",
@@ -174,8 +200,18 @@ def _begin(folder: Path, settings: Training, record: RunRecord) -> None:
 
 
 def _publish(
-    folder: Path, model: GPT, tokenizer: Tokenizer, record: RunRecord, lineage: Lineage, state: RunState
+    folder: Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    record: RunRecord,
+    lineage: Lineage,
+    state: RunState,
+    world: World,
 ) -> None:
+    """Make the current weights the model's. Every process calls this, and the first one writes."""
+    weights = whole(dict(model.named_parameters()), keep=world.leads)
+    if not world.leads:
+        return
     about: dict[str, object] = {
         "gencli": gencli.__version__,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -195,7 +231,8 @@ def _publish(
         **lineage.extra,
     }
     card = model_card(folder.name, model.shape, about)
-    publish(folder, model.weights(), shape=model.shape, tokenizer=tokenizer, lineage=about, card=card)
+    arrays = {name: weight.detach().float().cpu().numpy() for name, weight in weights.items()}
+    publish(folder, arrays, shape=model.shape, tokenizer=tokenizer, lineage=about, card=card)
 
 
 def _as_dict(settings: Training) -> dict[str, object]:

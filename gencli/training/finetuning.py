@@ -65,8 +65,9 @@ def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Ou
     base = lessons.base
     tokenizer, shape = base.tokenizer, base.shape
     runtime = choose_runtime(
-        settings.device, precision=settings.precision, threads=settings.threads, width=shape.width
-    )
+        outside.world.device(settings.device),
+        precision=settings.precision, threads=settings.threads, width=shape.width,
+    )  # fmt: skip
     train = encode_pairs(lessons.train, tokenizer, context=shape.context)
     held_out = encode_pairs(lessons.held_out, tokenizer, context=shape.context)
     for note in train.notes:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gencli.model.gpt import GPT
-from gencli.model.scoring import Batch, Score, score
+from gencli.model.scoring import IGNORED, Batch, Score, score
 from gencli.training.runtime import Runtime
+from gencli.training.world import World
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,37 @@ class HeldOut:
         return sum(batch.size for batch in self.batches)
 
     def score(
-        self, model: GPT, runtime: Runtime, *, interrupted: Callable[[], bool] = lambda: False
+        self,
+        model: GPT,
+        runtime: Runtime,
+        *,
+        world: World | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> Score | None:
-        """Return what the held-out text costs the model, or None if `interrupted` between two batches."""
-        return score(
+        """Return what the held-out text costs the model, or None if `interrupted` between two batches.
+
+        The processes share the batches; each asks `interrupted` equally often.
+        """
+        world = world or World()
+        found = score(
             model,
-            self.batches,
+            self._share(world.rank, world.size),
             token_bytes=self.token_bytes,
             precision=runtime.precision,
             interrupted=interrupted,
         )
+        if found is None:
+            return None
+        nats, tokens, nbytes = world.total(found.nats, found.tokens, found.nbytes)
+        return Score(nats, int(tokens), nbytes)
+
+    def _share(self, rank: int, size: int) -> list[Batch]:
+        """Return every size-th batch, and one in which nothing is scored where others have one more."""
+        share = list(self.batches[rank::size])
+        if len(share) < -(-len(self.batches) // size):
+            first = self.batches[0]
+            share.append(Batch(first.tokens[:1], np.full_like(first.targets[:1], IGNORED), 0))
+        return share
 
 
 def token_bytes_of(piece_bytes: Sequence[bytes], *, end: int, end_bytes: float) -> NDArray[np.float64]:

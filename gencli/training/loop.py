@@ -1,6 +1,9 @@
 """The one training loop: a generator of events, the same for pretraining and fine-tuning.
 
 The library computes, the command renders: nothing here prints, reads a signal or knows a screen.
+
+Several processes run it side by side. Whatever decides what comes next is agreed on, so that all take the
+same turns; the first process alone writes.
 """
 
 from __future__ import annotations
@@ -11,18 +14,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import torch
-
 from gencli.errors import DivergedError, RunStateError
 from gencli.model.gpt import GPT
-from gencli.model.scoring import IGNORED, Batch, total_loss
 from gencli.storage import sweep_staging
 from gencli.training import checkpoint
 from gencli.training.batches import Batches
 from gencli.training.events import Done, Evaluation, Event, Sample, Saved, Start, Step, Stopped
+from gencli.training.gradients import Gradients
 from gencli.training.held_out import HeldOut
 from gencli.training.optimizer import Optimizer, rate_multiplier
 from gencli.training.runtime import Runtime
+from gencli.training.sharding import load_weights, whole
+from gencli.training.world import World
 
 SMOOTHING = 0.95  # of the training loss that is shown
 EVALUATION_SHARE = 0.1  # of a run's work that evaluations before the last may take
@@ -89,7 +92,7 @@ class Run:
 
     `publish` makes the current weights the model's, `sample` writes some text as (prompt, text), `stop`
     returns the number of a signal that asks the run to end, `clock` the seconds that the run has lasted,
-    start-up included.
+    start-up included. Every process calls `publish`.
     """
 
     model: GPT
@@ -108,11 +111,18 @@ class Run:
     begin: Callable[[], None] = lambda: None  # called once, before the first step
     fixed: dict[str, object] = field(default_factory=dict)  # saved with each checkpoint
     state: RunState = field(default_factory=RunState)
+    world: World = field(default_factory=World)
+    now: float = 0.0  # what the first process's clock said when the processes last agreed
+
+    def agree(self, *figures: float) -> tuple[int | None, tuple[float, ...]]:
+        """Return a signal that came to any process and the first process's figures, and set `now`."""
+        signal, (self.now, *rest) = self.world.agree(self.stop(), self.clock(), *figures)
+        return signal, tuple(rest)
 
     def resume(self, saved: checkpoint.Checkpoint) -> None:
         """Take up a run where its checkpoint left it."""
         try:
-            self.model.load_state_dict(saved.weights)
+            load_weights(self.model, saved.weights)
         except RuntimeError as error:
             raise RunStateError(
                 "the checkpoint is of a model of another shape", where=str(self.folder)
@@ -124,15 +134,16 @@ class Run:
         self.state = RunState(**{key: value for key, value in run.items() if key in known})
 
     def save(self) -> Saved:
-        """Write a checkpoint of this moment."""
-        self.state.seconds = self.clock()
-        weights = dict(self.model.named_parameters())
-        _check_finite(self, *(float(weight.detach().sum()) for weight in weights.values()))
-        state = {"run": asdict(self.state), **self.fixed}
-        path = checkpoint.save(
-            self.folder, self.state.step, weights=weights, optimizer=self.optimizer.state(), state=state
-        )
-        return Saved(self.state.step, str(path))
+        """Write a checkpoint of this moment. Every process must call it, and the first one writes."""
+        leads = self.world.leads
+        weights = whole(dict(self.model.named_parameters()), keep=leads)
+        optimizer = whole(self.optimizer.state(), keep=leads)
+        if leads:
+            self.state.seconds = self.clock()
+            _check_finite(self, *(float(weight.detach().sum()) for weight in weights.values()))
+            state = {"run": asdict(self.state), **self.fixed}
+            checkpoint.save(self.folder, self.state.step, weights=weights, optimizer=optimizer, state=state)
+        return Saved(self.state.step, str(checkpoint.folder_of(self.folder, self.state.step)))
 
 
 def fit(run: Run) -> Iterator[Event]:
@@ -141,12 +152,18 @@ def fit(run: Run) -> Iterator[Event]:
     Raises DivergedError before an update that would not be finite; the newest checkpoint stays.
     """
     state, habits = run.state, run.habits
-    run.begin()
-    sweep_staging(run.folder)
+    run.agree()  # every process has read what it resumes from before the first one writes
+    if run.world.leads:
+        run.begin()
+        sweep_staging(run.folder)
+    gradients = Gradients(
+        run.model, run.runtime, run.world, seed=habits.seed, rows_at_once=habits.rows_at_once
+    )
     yield _start(run)
     reserve, evaluating, last_save = 1.0, 0.0, time.monotonic()
     while True:
-        if (signal := run.stop()) is not None:
+        signal, (unsaved,) = run.agree(time.monotonic() - last_save)
+        if signal is not None:
             yield run.save()
             yield Stopped(state.step, signal)
             return
@@ -163,18 +180,19 @@ def fit(run: Run) -> Iterator[Event]:
             yield event
             if run.sample is not None:
                 yield Sample(state.step, *run.sample())
+            run.agree()
         progress = _progress(run, reserve)
         ended = progress >= 1.0 and state.step > 0
         if ended and state.judged_step != state.step:
             state.evaluation_due = True  # time ran out between two steps
             continue
         save |= bool(habits.save_every) and state.step % habits.save_every == 0 and state.step > 0
-        if ended or save or time.monotonic() - last_save >= habits.save_seconds:
+        if ended or save or unsaved >= habits.save_seconds:
             yield run.save()
             last_save = time.monotonic()
         if ended:
             break
-        step = _update(run, progress)
+        step = _update(run, gradients, progress)
         if not evaluating:
             reserve = 0.5 + _guessed_evaluation(run, step)
         after = _progress(run, reserve)
@@ -192,7 +210,7 @@ def _start(run: Run) -> Start:
 
 def _progress(run: Run, reserve: float) -> float:
     state = run.state
-    return run.length.progress(seconds=run.clock(), steps=state.step, tokens=state.tokens, reserve=reserve)
+    return run.length.progress(seconds=run.now, steps=state.step, tokens=state.tokens, reserve=reserve)
 
 
 def _guessed_evaluation(run: Run, step: Step) -> float:
@@ -211,13 +229,11 @@ def _is_evaluation_due(run: Run, before: float, after: float) -> bool:
     return affordable and math.floor(after * habits.evaluations) > math.floor(before * habits.evaluations)
 
 
-def _update(run: Run, progress: float) -> Step:
+def _update(run: Run, gradients: Gradients, progress: float) -> Step:
     """Make one step of the optimizer on the batch of this step."""
     state, habits, began = run.state, run.habits, time.monotonic()
     batch = run.batches.batch(state.step)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed((habits.seed << 32) + state.step)  # dropout, too, is a function of (seed, step)
-        loss = _backward(run, batch)
+    loss = gradients.backward(batch, state.step)
     norm = run.optimizer.clip(habits.clip)
     _check_finite(run, loss, norm)
     steps = run.length.steps
@@ -228,9 +244,9 @@ def _update(run: Run, progress: float) -> Step:
     state.smooth_loss += weight * (loss - state.smooth_loss)
     state.step += 1
     state.tokens += batch.size
-    elapsed = time.monotonic() - began
+    _, (elapsed,) = run.agree(time.monotonic() - began)
     return Step(
-        state.step, min(1.0, progress), loss, state.smooth_loss, rate, norm, state.tokens, run.clock(),
+        state.step, min(1.0, progress), loss, state.smooth_loss, rate, norm, state.tokens, run.now,
         batch.size / elapsed,
     )  # fmt: skip
 
@@ -246,29 +262,15 @@ def _check_finite(run: Run, *figures: float) -> None:
         )
 
 
-def _backward(run: Run, batch: Batch) -> float:
-    """Leave the gradient of the batch's mean loss in the parameters; return that loss."""
-    learned = int((batch.targets != IGNORED).sum())
-    rows = run.habits.rows_at_once or len(batch.tokens)
-    nats = 0.0
-    run.model.train()
-    for first in range(0, len(batch.tokens), rows):
-        tokens = torch.from_numpy(batch.tokens[first : first + rows]).to(run.runtime.device)
-        targets = torch.from_numpy(batch.targets[first : first + rows]).to(run.runtime.device)
-        with run.runtime.precision():
-            loss = total_loss(run.model, tokens, targets)
-        (loss / learned).backward()  # type: ignore[no-untyped-call]
-        nats += loss.item()
-    return nats / learned
-
-
 def _evaluated(run: Run) -> Evaluation | None:
     """Score the held-out text and publish the weights if they are the best yet; None if interrupted."""
     began = time.monotonic()
     state = run.state
     result = None
     if run.held_out is not None:
-        result = run.held_out.score(run.model, run.runtime, interrupted=lambda: run.stop() is not None)
+        result = run.held_out.score(
+            run.model, run.runtime, world=run.world, interrupted=lambda: run.agree()[0] is not None
+        )
         if result is None:
             return None
         _check_finite(run, result.loss)
@@ -278,10 +280,11 @@ def _evaluated(run: Run) -> Evaluation | None:
         state.best_step = state.step
         if result is not None:
             state.best_loss, state.best_bits_per_byte = result.loss, result.bits_per_byte
-        state.seconds = run.clock()
+        state.seconds = run.now
         run.publish(state)
     loss, bits = (result.loss, result.bits_per_byte) if result is not None else (None, None)
-    return Evaluation(state.step, loss, bits, best, time.monotonic() - began)
+    _, (elapsed,) = run.agree(time.monotonic() - began)
+    return Evaluation(state.step, loss, bits, best, elapsed)
 
 
 def _done(run: Run) -> Done:

@@ -104,11 +104,14 @@ class Optimizer:
         gradients = torch.stack([p.grad for p in parameters if p.grad is not None])  # (K, R, C)
         momenta.lerp_(gradients, 1 - self.rates.momentum)
         nesterov = gradients.lerp(momenta, self.rates.momentum)
-        update = orthogonalised(nesterov.to(self.dtype)).float()
-        rows, columns = update.shape[-2:]
-        scale = rate * math.sqrt(max(1.0, rows / columns))
+        update = self.direction(names, nesterov)
         torch._foreach_mul_(parameters, 1 - rate * self.rates.weight_decay)
-        torch._foreach_add_(parameters, list(update.unbind()), alpha=-scale)
+        torch._foreach_add_(parameters, list(update.unbind()), alpha=-rate)
+
+    def direction(self, names: list[str], momenta: Tensor) -> Tensor:
+        """Return the update at rate 1 for the momenta (K, R, C) of the matrices of these names."""
+        rows, columns = momenta.shape[-2:]
+        return orthogonalised(momenta.to(self.dtype)).float() * math.sqrt(max(1.0, rows / columns))
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that the next step depends on besides parameters and gradients."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from gencli.training.batches import PackedBatches, in_order
 from gencli.training.held_out import HeldOut, token_bytes_of
 from gencli.training.loop import Run
 from gencli.training.runtime import choose_runtime
+from gencli.training.world import World
 
 # An evaluation reads at most this many tokens, evenly spaced over the held-out text.
 MOST_HELD_OUT_TOKENS = 131_072
@@ -101,6 +102,12 @@ def decided(settings: PretrainSettings, material: Material) -> PretrainSettings:
     return replace(settings, size=size, context=context, batch_size=rows)
 
 
+def same_choice(settings: PretrainSettings, ours: PretrainSettings, world: World) -> PretrainSettings:
+    """Return the settings with what the first process chose, where the user left a choice."""
+    names = [f.name for f in fields(ours) if getattr(ours, f.name) != getattr(settings, f.name)]
+    return replace(settings, **world.told({name: getattr(ours, name) for name in names}))
+
+
 def shape_of(settings: PretrainSettings, vocabulary: int) -> Shape:
     """Return the shape that decided settings ask for. Raises UsageError for numbers that make no model."""
     try:
@@ -126,12 +133,13 @@ def prepare_pretraining(settings: PretrainSettings, material: Material, outside:
     Raises CorpusError for too little text, RunStateError when there is nothing to resume.
     """
     tokenizer, tokens = material.tokenizer, material.tokens
-    settings = decided(settings, material)
+    settings = same_choice(settings, decided(settings, material), outside.world)
     assert settings.batch_size is not None
     shape = shape_of(settings, tokenizer.vocabulary)
     runtime = choose_runtime(
-        settings.device, precision=settings.precision, threads=settings.threads, width=shape.width
-    )
+        outside.world.device(settings.device),
+        precision=settings.precision, threads=settings.threads, width=shape.width,
+    )  # fmt: skip
     train, validation = held_out(tokens, share=settings.validation, bos=tokenizer.bos)
     batches = PackedBatches(
         tokens.ids, train, context=shape.context, rows=settings.batch_size, seed=settings.seed

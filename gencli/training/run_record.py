@@ -33,8 +33,12 @@ FREE = frozenset(
         "evaluate_every",
         "save_every",
         "sample_prompt",
+        "shard",
     ]
 )
+
+# Settings that may differ between the processes of one run.
+OWN = frozenset(["config", "json", "quiet", "model", "output", "device", "threads"])
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class RunRecord:
     command: str
     settings: dict[str, object]
     digests: dict[str, str]
+    launch: str = ""  # torchrun's id of the launch, if it was one
 
     def write(self, run: Path) -> None:
         """Keep the record in the run's folder."""
@@ -82,3 +87,20 @@ def check_same(record: RunRecord, settings: Mapping[str, object], digests: Mappi
                 where=f"sha256 was {record.digests[name][:12]}, is {digest[:12]}",
                 hint=f"put the old {name} back, or begin a new run in another folder",
             )
+
+
+def check_alike(ours: RunRecord, first: Mapping[str, dict[str, object]]) -> None:
+    """Raise RunStateError naming what differs, if a process was given another run than the first process."""
+    record = json.loads(json.dumps(asdict(ours), default=str))
+    differing = [
+        name
+        for part in ("settings", "digests")
+        for name, value in record[part].items()
+        if name not in OWN and first[part].get(name) != value
+    ]
+    if differing:
+        raise RunStateError(
+            f"the processes of this run differ in: {', '.join(differing[:6])}",
+            kept="nothing was touched",
+            hint="give every machine the same command, and the same files",
+        )

@@ -1,0 +1,277 @@
+"""The processes that train one model together: who they are, and what they must agree on.
+
+torchrun starts them and tells each its place in environment variables. A process that was started alone is
+a World of one, in which every call answers at once; it loads nothing of torch.distributed.
+
+Whatever decides how a run goes on (its clock, a signal, a score) is agreed on with small collectives over
+the CPU, so that all processes take the same turns. A failure goes another way, through the key-value store
+of the rendezvous: a process that leaves early writes its exit code there before its connections close, and
+whoever finds a connection closed looks there for the reason. So one process tells the error, and all leave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gencli.errors import GencliError, MachineError, PeerError, is_memory_full
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+PLACE = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+# Longer than one process may work while the others wait in a collective: a checkpoint written to a slow disk.
+PATIENCE = timedelta(minutes=60)
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 10.0  # for leaving in order after another process failed
+VISIBLE_SECONDS = 10.0  # a shared folder may show a new file late
+_FAILED = "gencli/failed"
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|socket", re.IGNORECASE)
+
+
+class World:
+    """A process on its own, and what every world can do."""
+
+    rank, size, local_rank, restarts = 0, 1, 0, 0
+    launched = False  # by torchrun, or by what sets the same variables
+
+    @property
+    def leads(self) -> bool:
+        """Tell whether this is the one process that writes and speaks."""
+        return self.rank == 0
+
+    def device(self, name: str) -> str:
+        """Return the name of the device that is this process's own, where `name` leaves the choice."""
+        return name
+
+    def agree(self, signal: int | None, *figures: float) -> tuple[int | None, tuple[float, ...]]:
+        """Return a signal that any process got, and the first process's figures."""
+        return signal, figures
+
+    def total(self, *figures: float) -> tuple[float, ...]:
+        """Return each figure summed over the processes."""
+        return figures
+
+    def told(self, value: Any) -> Any:
+        """Return the first process's value, which JSON can hold."""
+        return value
+
+    def check(self) -> None:
+        """Raise PeerError if another process failed."""
+
+    def await_file(self, path: Path) -> None:
+        """Make sure that this process sees a file the first one wrote. Raises MachineError."""
+
+    @contextlib.contextmanager
+    def in_turn(self, check: Callable[[], None]) -> Iterator[None]:
+        """Run the block in the first process, then in the first of each machine, then in the others.
+
+        Who waits calls `check` all the time; what it raises ends the waiting.
+        """
+        yield
+
+
+class Group(World):
+    """One process of several that torchrun started."""
+
+    launched = True
+
+    def __init__(self, store: Store, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+        self.local_rank = int(os.environ.get("LOCAL_RANK", rank))
+        self._machine = os.environ.get("GROUP_RANK", "0")
+        self._store, self._told, self._turns = store, 0, 0
+        self._left = threading.Event()
+        self._code: int | None = None  # of the process that failed first
+        threading.Thread(target=self._watch, daemon=True).start()
+        # A machine whose workers all live counts fewer restarts than the one that lost a worker.
+        self.restarts = self.agree(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))[0] or 0
+
+    def device(self, name: str) -> str:
+        import torch
+
+        own = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+        return f"cuda:{self.local_rank}" if own else name
+
+    def agree(self, signal: int | None, *figures: float) -> tuple[int | None, tuple[float, ...]]:
+        import torch
+        import torch.distributed as dist
+
+        own = figures if self.leads else [-math.inf] * len(figures)
+        row = torch.tensor([signal or 0, *own], dtype=torch.float64)
+        dist.all_reduce(row, op=dist.ReduceOp.MAX)
+        first, *rest = row.tolist()
+        return int(first) or None, tuple(rest)
+
+    def total(self, *figures: float) -> tuple[float, ...]:
+        import torch
+        import torch.distributed as dist
+
+        row = torch.tensor(figures, dtype=torch.float64)
+        dist.all_reduce(row)
+        return tuple(row.tolist())
+
+    def told(self, value: Any) -> Any:
+        self._told += 1
+        key = f"gencli/told/{self._told}"
+        if self.leads:
+            self._store.set(key, json.dumps(value, default=str))
+        self._wait_for(key, self.check)
+        return json.loads(self._store.get(key))
+
+    def check(self) -> None:
+        if self._code is not None:
+            raise PeerError(self._code)
+
+    def await_file(self, path: Path) -> None:
+        until = time.monotonic() + VISIBLE_SECONDS
+        while not self.leads and not path.exists():
+            if time.monotonic() > until:
+                raise MachineError(
+                    f"process {self.rank} does not find what the first process wrote",
+                    where=str(path),
+                    hint="on several machines the model's folder must be one that all of them share",
+                )
+            time.sleep(POLL_SECONDS)
+
+    @contextlib.contextmanager
+    def in_turn(self, check: Callable[[], None]) -> Iterator[None]:
+        self._turns += 1
+        first = f"gencli/turn/{self._turns}"
+        here = f"{first}/{self._machine}"
+        if not self.leads:
+            self._wait_for(first if self.local_rank == 0 else here, check)
+        yield
+        if self.leads:
+            self._store.set(first, "")
+        if self.leads or self.local_rank == 0:
+            self._store.set(here, "")
+
+    def _wait_for(self, key: str, check: Callable[[], None]) -> None:
+        """Wait in the store, not in a collective: preparing a large corpus may outlast any timeout."""
+        while not self._store.check([key]):
+            check()
+            self.check()
+            time.sleep(POLL_SECONDS)
+
+    def settled(self, error: BaseException) -> BaseException:
+        """Return what this process should raise where it would raise `error`, and tell the others.
+
+        That is the error itself in the process that failed first, PeerError in all others.
+        """
+        self._leave_soon(exit_code_of(error))
+        try:
+            told = self._store.compare_set(_FAILED, "", f"{self.rank} {exit_code_of(error)}").decode()
+        except RuntimeError:
+            told = f"{self.rank} 0"  # the store died with the process that held it
+        rank, code = map(int, told.split())
+        if rank != self.rank:
+            return PeerError(code)
+        return _lost() if _is_lost_connection(error) else error
+
+    def leave(self) -> None:
+        """Take leave of the others, who are done too."""
+        import torch.distributed as dist
+
+        self.agree(None)
+        self._left.set()
+        dist.destroy_process_group()
+
+    def _watch(self) -> None:
+        """Look for another's failure; a collective on a GPU would wait for the dead one without end."""
+        while not self._left.wait(5 * POLL_SECONDS):
+            try:
+                if self._store.check([_FAILED]):
+                    self._code = int(self._store.get(_FAILED).decode().split()[1])
+                    self._leave_soon(self._code)
+                    return
+            except RuntimeError:
+                return  # the store is gone: closed connections will tell
+
+    def _leave_soon(self, code: int) -> None:
+        def leave() -> None:
+            os._exit(code)
+
+        deadline = threading.Timer(GRACE_SECONDS, leave)
+        deadline.daemon = True
+        deadline.start()
+
+
+_current: list[World] = [World()]
+
+
+def current() -> World:
+    """Return the world that this process belongs to now."""
+    return _current[-1]
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[World]:
+    """Meet the other processes for the time of the block, if this process was launched as one of several."""
+    if not all(name in os.environ for name in PLACE):
+        yield current()
+        return
+    world = _join()
+    _current.append(world)
+    try:
+        yield world
+        world.leave()
+    except BaseException as error:
+        settled = world.settled(error)
+        if settled is error:
+            raise
+        raise settled from None
+    finally:
+        _current.pop()
+
+
+def _join() -> Group:
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    several = torch.cuda.is_available() and dist.is_nccl_available()
+    try:
+        store, rank, size = next(iter(rendezvous("env://")))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if several else "gloo",
+            store=store, rank=rank, world_size=size, timeout=PATIENCE,
+        )  # fmt: skip
+        return Group(store, rank, size)
+    except (RuntimeError, ValueError) as error:
+        raise MachineError(
+            f"the processes did not find each other: {str(error).splitlines()[0]}",
+            where=f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
+            hint="start them with torchrun; every machine must reach this address",
+        ) from error
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the code with which the program will end after this error."""
+    if isinstance(error, GencliError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 4 if is_memory_full(error) or _is_lost_connection(error) else 1
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
+
+
+def _lost() -> MachineError:
+    return MachineError(
+        "another process of this run died without a word",
+        kept="the newest checkpoint and the best weights stand",
+        hint="the same command with --resume goes on; torchrun --max-restarts 3 does so by itself",
+    )
