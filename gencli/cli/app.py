@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -72,11 +73,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _shown_by_typer(error: Exception) -> int:
     """Show a usage error as Typer words it; anything else is a bug and keeps its traceback.
 
-    All processes that torchrun starts on a machine read the same line: the first of them tells.
+    All processes that torchrun starts on a machine read the same line: the first of them tells, and the
+    others give it the time to, because torchrun ends all when one has ended.
     """
     show = getattr(error, "show", None)
     if show is None or not hasattr(error, "exit_code"):
         raise error
     if os.environ.get("LOCAL_RANK", "0") == "0":
         show()
+    else:
+        time.sleep(1)
     return int(error.exit_code)

@@ -34,7 +34,7 @@ def shard(model: GPT, device: torch.device) -> None:
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for block in model.model.layers:
         fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)  # what is saved after scoring is split again
 
 
 def load_weights(model: GPT, weights: Mapping[str, Tensor]) -> None:

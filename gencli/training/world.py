@@ -16,26 +16,21 @@ import json
 import math
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gencli.errors import GencliError, MachineError, PeerError, is_memory_full
+from gencli.training.meeting import Meeting, is_launched, meet
 
-if TYPE_CHECKING:
-    from torch.distributed.distributed_c10d import Store
-
-PLACE = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-# Longer than one process may work while the others wait in a collective: a checkpoint written to a slow disk.
-PATIENCE = timedelta(minutes=60)
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # for leaving in order after another process failed
+HEARING_SECONDS = 2.0
 VISIBLE_SECONDS = 10.0  # a shared folder may show a new file late
-_FAILED = "gencli/failed"
+_FAILED, _HEARD = "gencli/failed", "gencli/heard"
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|socket", re.IGNORECASE)
 
 
@@ -54,9 +49,9 @@ class World:
         """Return the name of the device that is this process's own, where `name` leaves the choice."""
         return name
 
-    def agree(self, signal: int | None, *figures: float) -> tuple[int | None, tuple[float, ...]]:
-        """Return a signal that any process got, and the first process's figures."""
-        return signal, figures
+    def agree(self, stop: int | None, *figures: float) -> tuple[int | None, tuple[float, ...]]:
+        """Return the signal that asks any process to stop, and the first process's figures."""
+        return stop, figures
 
     def total(self, *figures: float) -> tuple[float, ...]:
         """Return each figure summed over the processes."""
@@ -86,16 +81,17 @@ class Group(World):
 
     launched = True
 
-    def __init__(self, store: Store, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
-        self.local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    def __init__(self, meeting: Meeting) -> None:
+        self.rank, self.size = meeting.rank, meeting.size
+        self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self._machine = os.environ.get("GROUP_RANK", "0")
-        self._store, self._told, self._turns = store, 0, 0
+        self._store, self._told, self._turns = meeting.store, 0, 0
         self._left = threading.Event()
         self._code: int | None = None  # of the process that failed first
         threading.Thread(target=self._watch, daemon=True).start()
-        # A machine whose workers all live counts fewer restarts than the one that lost a worker.
-        self.restarts = self.agree(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))[0] or 0
+        # Each machine has its own count, of the restarts for which it gave the cause.
+        counted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        self.restarts = self.agree(max(counted, meeting.starts - 1))[0] or 0
 
     def device(self, name: str) -> str:
         import torch
@@ -103,12 +99,12 @@ class Group(World):
         own = name == "cuda" or (name == "auto" and torch.cuda.is_available())
         return f"cuda:{self.local_rank}" if own else name
 
-    def agree(self, signal: int | None, *figures: float) -> tuple[int | None, tuple[float, ...]]:
+    def agree(self, stop: int | None, *figures: float) -> tuple[int | None, tuple[float, ...]]:
         import torch
         import torch.distributed as dist
 
         own = figures if self.leads else [-math.inf] * len(figures)
-        row = torch.tensor([signal or 0, *own], dtype=torch.float64)
+        row = torch.tensor([stop or 0, *own], dtype=torch.float64)
         dist.all_reduce(row, op=dist.ReduceOp.MAX)
         first, *rest = row.tolist()
         return int(first) or None, tuple(rest)
@@ -170,14 +166,25 @@ class Group(World):
         That is the error itself in the process that failed first, PeerError in all others.
         """
         self._leave_soon(exit_code_of(error))
+        # torchrun ends all when one has ended; the one that tells why must live until it has.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
             told = self._store.compare_set(_FAILED, "", f"{self.rank} {exit_code_of(error)}").decode()
-        except RuntimeError:
-            told = f"{self.rank} 0"  # the store died with the process that held it
+            self._wait_until_heard()
+        except RuntimeError:  # the store died with the process that held it
+            return _lost() if self._code is None else PeerError(self._code)
         rank, code = map(int, told.split())
         if rank != self.rank:
             return PeerError(code)
         return _lost() if _is_lost_connection(error) else error
+
+    def _wait_until_heard(self) -> None:
+        """Keep the store alive, if it is in this process, until all others know of the failure."""
+        if not self.leads or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            return
+        until = time.monotonic() + HEARING_SECONDS
+        while self._store.add(_HEARD, 0) < self.size and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
 
     def leave(self) -> None:
         """Take leave of the others, who are done too."""
@@ -189,10 +196,11 @@ class Group(World):
 
     def _watch(self) -> None:
         """Look for another's failure; a collective on a GPU would wait for the dead one without end."""
-        while not self._left.wait(5 * POLL_SECONDS):
+        while not self._left.wait(2 * POLL_SECONDS):
             try:
                 if self._store.check([_FAILED]):
                     self._code = int(self._store.get(_FAILED).decode().split()[1])
+                    self._store.add(_HEARD, 1)
                     self._leave_soon(self._code)
                     return
             except RuntimeError:
@@ -218,10 +226,10 @@ def current() -> World:
 @contextlib.contextmanager
 def joined() -> Iterator[World]:
     """Meet the other processes for the time of the block, if this process was launched as one of several."""
-    if not all(name in os.environ for name in PLACE):
+    if not is_launched():
         yield current()
         return
-    world = _join()
+    world = Group(meet())
     _current.append(world)
     try:
         yield world
@@ -233,27 +241,6 @@ def joined() -> Iterator[World]:
         raise settled from None
     finally:
         _current.pop()
-
-
-def _join() -> Group:
-    import torch
-    import torch.distributed as dist
-    from torch.distributed.rendezvous import rendezvous
-
-    several = torch.cuda.is_available() and dist.is_nccl_available()
-    try:
-        store, rank, size = next(iter(rendezvous("env://")))
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if several else "gloo",
-            store=store, rank=rank, world_size=size, timeout=PATIENCE,
-        )  # fmt: skip
-        return Group(store, rank, size)
-    except (RuntimeError, ValueError) as error:
-        raise MachineError(
-            f"the processes did not find each other: {str(error).splitlines()[0]}",
-            where=f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
-            hint="start them with torchrun; every machine must reach this address",
-        ) from error
 
 
 def exit_code_of(error: BaseException) -> int:
