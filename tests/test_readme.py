@@ -55,9 +55,10 @@ def workplace(tmp_path: Path) -> Path:
     (tmp_path / "pairs.jsonl").write_text(pairs, encoding="utf-8")
     (tmp_path / "test.jsonl").write_text(pairs, encoding="utf-8")
     (tmp_path / "bin").mkdir()
-    program = tmp_path / "bin" / "gencli"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m gencli "$@"\n')
-    program.chmod(0o755)
+    for name, module in (("gencli", "gencli"), ("torchrun", "torch.distributed.run")):
+        program = tmp_path / "bin" / name
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
+        program.chmod(0o755)
     return tmp_path
 
 

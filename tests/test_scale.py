@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from gencli.cli.together import began
+from gencli.errors import RunStateError
 from gencli.model.folder import open_model
 from gencli.model.scoring import IGNORED, Batch
 from gencli.training import checkpoint
 from gencli.training.gradients import portions
 from gencli.training.held_out import HeldOut
+from gencli.training.run_record import RunRecord, check_alike
 from tests.conftest import Cli, same, tiny_text
 from tests.test_pipeline import wait_for_steps
 
@@ -149,6 +153,26 @@ def test_held_out_batches_are_dealt_out_evenly(size: int) -> None:
     assert sorted(scored) == list(range(5))
 
 
+# What the processes compare
+
+
+def test_processes_given_different_things_are_no_run() -> None:
+    first = RunRecord("pretrain", {"seed": 1, "threads": 1}, {"corpus": "a"})
+    check_alike(RunRecord("pretrain", {"seed": 1, "threads": 2}, {"corpus": "a"}), asdict(first))
+    for other in (replace(first, settings={"seed": 2}), replace(first, digests={"corpus": "b"})):
+        with pytest.raises(RunStateError, match="processes of this run differ"):
+            check_alike(other, asdict(first))
+
+
+def test_only_the_run_of_this_launch_goes_on_after_a_restart(tmp_path: Path) -> None:
+    record = RunRecord("pretrain", {"seed": 1, "steps": 9}, {}, "launch-1")
+    assert not began(tmp_path, {"seed": 1}, "launch-1")
+    record.write(tmp_path / "training")
+    assert began(tmp_path, {"seed": 1, "steps": 12}, "launch-1")
+    assert not began(tmp_path, {"seed": 2}, "launch-1")
+    assert not began(tmp_path, {"seed": 1}, "launch-2")
+
+
 # Two processes
 
 
@@ -216,10 +240,10 @@ def test_a_signal_to_one_process_stops_all_after_one_save(workplace: Path) -> No
 def test_a_failure_is_told_once_and_all_leave_with_its_code(workplace: Path, alone: Path) -> None:
     (workplace / "bad.jsonl").write_text('{"prompt": "a", "completion": 1\n')
     at_once = start(workplace, "finetune", "bad.jsonl", "-m", alone, "-o", workplace / "bad")
-    finish_of_one = start(
+    of_the_first = start(
         workplace, "pretrain", workplace / "corpus.txt", "-m", alone, *PRETRAIN
     )  # the first alone looks
-    for processes, code, word in ((at_once, 3, "bad.jsonl"), (finish_of_one, 5, "--overwrite")):
+    for processes, code, word in ((at_once, 3, "bad.jsonl"), (of_the_first, 5, "--overwrite")):
         told = "".join(err for _, err in finish(processes, code))
         assert told.count("error:") == 1 and word in told and "Traceback" not in told
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -28,7 +27,7 @@ def together(folder_knob: str) -> Callable[[dict[str, object]], AbstractContextM
         left = None
         with joined() as world:
             again = bool(world.restarts) and folder_knob in given
-            goes_on = again and world.told(_began_here(Path(str(given[folder_knob])), given))
+            goes_on = again and world.told(began(Path(str(given[folder_knob])), given, world.launch))
             try:
                 yield {**given, "resume": True, "overwrite": False} if goes_on else given
             except typer.Exit as error:
@@ -53,8 +52,8 @@ def check_together(settings: Training, inputs: Sequence[str]) -> None:
         raise UsageError("stdin can't be read by several processes", hint="put it in a file, and name that")
 
 
-def _began_here(folder: Path, given: dict[str, object]) -> bool:
-    """Tell whether the folder's run is the one that this launch of torchrun began."""
+def began(folder: Path, given: dict[str, object], launch: str) -> bool:
+    """Tell whether the folder's run is the one that this launch of torchrun began with these flags."""
     from gencli.model.folder import TRAINING
     from gencli.training.run_record import check_same, read_record
 
@@ -63,4 +62,4 @@ def _began_here(folder: Path, given: dict[str, object]) -> bool:
         check_same(record, given, {})
     except RunStateError:
         return False
-    return record.launch == os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return record.launch == launch

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -104,7 +103,7 @@ def assemble(
         lineage.command,
         json.loads(json.dumps(_as_dict(settings), default=str)),
         lineage.digests,
-        os.environ.get("TORCHELASTIC_RUN_ID", ""),
+        world.launch,
     )
     check_alike(record, world.told(dataclasses.asdict(record)))
     sample = outside.sample if world.leads and not settings.shard else None

@@ -39,6 +39,7 @@ class World:
 
     rank, size, local_rank, restarts = 0, 1, 0, 0
     launched = False  # by torchrun, or by what sets the same variables
+    launch = ""  # torchrun's name for all that one command line started, restarts included
 
     @property
     def leads(self) -> bool:
@@ -84,6 +85,7 @@ class Group(World):
     def __init__(self, meeting: Meeting) -> None:
         self.rank, self.size = meeting.rank, meeting.size
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
+        self.launch = os.environ.get("TORCHELASTIC_RUN_ID", "")
         self._machine = os.environ.get("GROUP_RANK", "0")
         self._store, self._told, self._turns = meeting.store, 0, 0
         self._left = threading.Event()
