@@ -22,6 +22,9 @@ Numbers = npt.NDArray[np.int32]
 MARK = 0xFE  # between two texts; no byte of UTF-8
 _SPACE, _NEWLINE = 0x20, 0x0A
 _SEED, _PRIME = 0xCBF29CE484222325, 0x100000001B3  # FNV-1a
+_WORD = 0xFFFFFFFFFFFFFFFF
+_AT_ONCE = 128
+_TAG = 0xFFFFFFFF00000000
 
 _Function = TypeVar("_Function", bound="Callable[..., object]")
 
@@ -30,8 +33,7 @@ class Words(NamedTuple):
     """Words by number, in the order in which they were first met, and a hash table that finds them."""
 
     met: npt.NDArray[np.int64]  # (1,) how many there are
-    slots: Numbers  # (a power of two,) number + 1, or 0
-    hashes: npt.NDArray[np.uint64]  # (most,)
+    slots: npt.NDArray[np.uint64]  # (a power of two,) number + 1 below 32 bits of the hash, or 0
     starts: Numbers  # (most + 1,) where the bytes of each begin
     letters: Bytes  # the bytes of all, one after the other
     id_starts: Numbers  # (most + 1,) where the ids of each begin
@@ -42,8 +44,7 @@ def no_words(most: int, nbytes: int) -> Words:
     """Return room for `most` words of `nbytes` bytes in all; memory is taken as it fills."""
     return Words(
         met=np.zeros(1, np.int64),
-        slots=np.zeros(1 << (2 * most - 1).bit_length(), np.int32),
-        hashes=np.empty(most, np.uint64),
+        slots=np.zeros(1 << (2 * most - 1).bit_length(), np.uint64),
         starts=np.zeros(most + 1, np.int32),
         letters=np.empty(nbytes, np.uint8),
         id_starts=np.zeros(most + 1, np.int32),
@@ -60,58 +61,79 @@ def _compiled(function: _Function) -> _Function:
 
 
 @_compiled
-def word_end(data: Bytes, start: int) -> int:
-    """Return where the word ends that begins at `start`."""
-    place = start
-    if data[place] == _NEWLINE or data[place] == MARK:
-        return place + 1
-    while place < data.size and data[place] == _SPACE:
-        place += 1
-    while place < data.size and data[place] != _SPACE and data[place] != _NEWLINE and data[place] != MARK:
-        place += 1
-    return place
-
-
-@_compiled
 def numbered(data: Bytes, start: int, words: Words, numbers: Numbers) -> tuple[int, int]:
     """Write the number of each word from `start` on and remember new words.
 
     Return how many numbers there are, and where it stopped: at the end, or before a word that has no room.
     """
+    ends = np.empty(_AT_ONCE, np.int64)
+    values = np.empty(_AT_ONCE, np.uint64)
     found = 0
     while start < data.size:
-        end = word_end(data, start)
-        value = np.uint64(_SEED)
-        for place in range(start, end):
-            value = (value ^ np.uint64(data[place])) * np.uint64(_PRIME)
-        number = _number(data, start, end, value, words)
-        if number < 0:
-            break
-        numbers[found] = number
-        found += 1
-        start = end
+        end, count = start, 0
+        while end < data.size and count < _AT_ONCE:
+            end, values[count] = _word(data, end)
+            ends[count] = end
+            count += 1
+        _fetch(values[:count], words)
+        for place in range(count):
+            number = _number(data, start, ends[place], values[place], words)
+            if number < 0:
+                return found, start
+            numbers[found] = number
+            found += 1
+            start = ends[place]
     return found, start
+
+
+@_compiled
+def _fetch(values: npt.NDArray[np.uint64], words: Words) -> int:
+    """Touch what looking up these words will read: the processor then waits for many of them at a time."""
+    touched = 0
+    mask = np.uint64(words.slots.size - 1)
+    for value in values:
+        entry = words.slots[(value ^ (value >> np.uint64(32))) & mask]
+        number = int(entry & np.uint64(~_TAG & _WORD))
+        touched += words.letters[words.starts[number - (number > 0)]]
+    return touched
+
+
+@_compiled
+def _word(data: Bytes, start: int) -> tuple[int, np.uint64]:
+    """Return where the word ends that begins at `start`, and its hash."""
+    letter = data[start]
+    value = (np.uint64(_SEED) ^ np.uint64(letter)) * np.uint64(_PRIME)
+    place = start + 1
+    if letter not in (_NEWLINE, MARK):
+        while place < data.size:
+            before, letter = letter, data[place]
+            if letter in (_NEWLINE, MARK) or (letter == _SPACE and before != _SPACE):
+                break
+            value = (value ^ np.uint64(letter)) * np.uint64(_PRIME)
+            place += 1
+    return place, value
 
 
 @_compiled
 def _number(data: Bytes, start: int, end: int, value: np.uint64, words: Words) -> int:
     """Return the number of the word data[start:end], whose hash is `value`; -1 if it is new and has no room."""
     mask = np.uint64(words.slots.size - 1)
+    tag = value & np.uint64(_TAG)
     slot = (value ^ (value >> np.uint64(32))) & mask
     while words.slots[slot]:
-        number = int(words.slots[slot]) - 1
-        if words.hashes[number] == value and _is_word(data, start, end, number, words):
+        entry = words.slots[slot]
+        number = int(entry & np.uint64(~_TAG & _WORD)) - 1
+        if entry & np.uint64(_TAG) == tag and _is_word(data, start, end, number, words):
             return number
         slot = (slot + np.uint64(1)) & mask
     number = int(words.met[0])
     first = words.starts[number]
-    if number == words.hashes.size or first + end - start > words.letters.size:
+    if number == words.starts.size - 1 or first + end - start > words.letters.size:
         return -1
     for place in range(start, end):
         words.letters[first + place - start] = data[place]
     words.starts[number + 1] = first + end - start
-    words.hashes[number] = value
-    words.slots[slot] = number + 1
+    words.slots[slot] = tag | np.uint64(number + 1)
     words.met[0] = number + 1
     return number
 
