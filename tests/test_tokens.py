@@ -167,9 +167,10 @@ def test_word_by_word_gives_the_same_ids(kind: str) -> None:
     rows = WordRows(trained(kind), threads=1)
 
     @given(texts=st.lists(st.lists(st.sampled_from(WORDS), max_size=12).map("".join), min_size=1, max_size=4))
+    @example(texts=[" ", "  the", "the ", "  cat"])
     @example(texts=["", "\n\n  a", "a\n", " " * 5000, "가" * 3000])
     @example(texts=[sentences(40), "lone \ud800 half"])
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=400)
     def check(texts: list[str]) -> None:
         texts = [compose(text) for text in texts]
         expected = [index for text in texts for index in (1, *trained(kind).encode(text), 2)]

@@ -155,19 +155,19 @@ def in_parts(
 ) -> tuple[int, int]:
     """Copy the words from number `first` on to `letters`, and write to `starts` where to cut these into parts.
 
-    Return how many bytes and how many parts there are. A part has about `part_bytes`. A word without a space
-    in front, which would grow together with the word before it, begins a part if `is_apart`; otherwise a
-    newline is written before it.
+    Return how many bytes and how many parts there are. A part has about `part_bytes`. A word that would grow
+    together with the one before it, because it has no space in front or that one is nothing but spaces, begins
+    a part if `is_apart`; otherwise a newline is written before it.
     """
     size = found = 0
     begun = -part_bytes
     for number in range(first, words.met[0]):
         start = words.starts[number]
-        is_bare = words.letters[start] != _SPACE
-        if size - begun >= part_bytes or (is_bare and is_apart):
+        grows = words.letters[start] != _SPACE or words.letters[start - 1] == _SPACE
+        if size - begun >= part_bytes or (grows and is_apart):
             starts[found] = begun = size
             found += 1
-        elif is_bare:
+        elif grows:
             letters[size] = _NEWLINE
             size += 1
         for place in range(start, words.starts[number + 1]):
