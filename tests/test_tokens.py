@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gencli.errors import CorpusError, UsageError
+from gencli.text import word_rows
 from gencli.text.corpus import open_corpus
+from gencli.text.normalization import compose
+from gencli.text.tokenizer import KINDS
 from gencli.text.tokens import TokenFile, held_out, tokenize_corpus
+from gencli.text.word_rows import WordRows
 from tests.trained import sentences, trained
 
 if TYPE_CHECKING:
@@ -34,7 +39,7 @@ def token_file(sources: list[list[int]]) -> TokenFile:
     """Return a token file whose documents, by source, have these many ids beside bos and eos."""
     rows = [[index for size in source for index in [1, *[9] * size, 2]] for source in sources]
     ids = np.array([index for row in rows for index in row], np.uint16)
-    return TokenFile(ids, tuple(map(len, rows)), 1, 0, 0, ())
+    return TokenFile(ids, tuple(map(len, rows)), 1, 0, 0, (), "")
 
 
 def test_every_document_stands_between_bos_and_eos(tmp_path: Path) -> None:
@@ -133,6 +138,86 @@ def test_an_empty_corpus_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+# --- word by word, as large corpora are
+
+
+WORDS = (
+    "the",
+    " cat",
+    " 한국어",
+    "하나",
+    " ",
+    "  ",
+    "\n",
+    "\u2581",
+    " \u2581",
+    "\t",
+    "\0",
+    "é",
+    " é",
+    "😀",
+    "\r",
+    "12",
+    "</s>",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_word_by_word_gives_the_same_ids(kind: str) -> None:
+    rows = WordRows(trained(kind), threads=1)
+
+    @given(texts=st.lists(st.lists(st.sampled_from(WORDS), max_size=12).map("".join), min_size=1, max_size=4))
+    @example(texts=[" ", "  the", "the ", "  cat"])
+    @example(texts=["", "\n\n  a", "a\n", " " * 5000, "가" * 3000])
+    @example(texts=[sentences(40), "lone \ud800 half"])
+    @settings(deadline=None, max_examples=400)
+    def check(texts: list[str]) -> None:
+        texts = [compose(text) for text in texts]
+        expected = [index for text in texts for index in (1, *trained(kind).encode(text), 2)]
+        assert rows.row(texts).tolist() == expected
+
+    check()
+
+
+def test_a_full_memory_of_words_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_rows, "MOST_WORDS", 20)
+    monkeypatch.setattr(word_rows, "MOST_BYTES", 64)
+    rows = WordRows(trained(), threads=1)
+    text = sentences(100) + "\n" + "x" * 500
+    for _ in range(2):
+        assert rows.row([text]).tolist() == [1, *trained().encode(text), 2]
+
+
+def test_a_large_corpus_has_the_same_token_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = corpus_of(tmp_path, sentences(300), "둘\n\n  셋\n")
+    plain = tokenize_corpus(corpus, trained(), tmp_path / "one")
+    monkeypatch.setattr("gencli.text.tokens.WORTH_WORDS", 0)
+    monkeypatch.setattr("gencli.text.tokens._BATCH_BYTES", 1000)
+    large = tokenize_corpus(corpus, trained(), tmp_path / "two")
+    assert np.array_equal(plain.ids, large.ids)
+    assert plain.sources == large.sources
+
+
+def test_stopping_in_the_middle_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gencli.text.tokens._BATCH_BYTES", 100)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_corpus(corpus_of(tmp_path, sentences(90)), trained(), tmp_path / "cache", progress=stop)
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert threading.active_count() == before
+
+
+def test_the_file_names_the_corpus_that_it_was_made_of(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path, "하나")
+    for _ in range(2):
+        assert tokenize_corpus(corpus, trained(), tmp_path / "cache").corpus_digest == corpus.digest()
+
+
 # --- what is held out
 
 
@@ -172,3 +257,8 @@ def test_training_and_validation_cover_everything_once(sources: list[list[int]],
     )
     held = sum(end - start for start, end in validation)
     assert held <= sum(round(share * count) for count in tokens.sources)
+
+
+def test_the_search_for_a_document_reaches_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gencli.text.tokens._SEARCHED_AT_ONCE", 7)
+    assert held_out(token_file([[50, 30, 8]]), share=0.5, bos=1)[1] == [(52, 94)]

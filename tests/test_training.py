@@ -104,6 +104,16 @@ def test_capped_windows_are_spread_over_the_text() -> None:
     assert sum(batch.size for batch in batches) == 160
 
 
+def test_a_corpus_of_any_size_is_never_listed() -> None:
+    huge = np.broadcast_to(np.uint16(5), 10**12)
+    batches = list(
+        in_order(huge, [(9, 5 * 10**11), (7 * 10**11, 10**12)], context=16, rows=4, most_tokens=160)
+    )
+    assert sum(batch.size for batch in batches) == 160
+    trained = PackedBatches(huge, [(9, 10**12)], context=16, rows=4, seed=0)
+    assert trained.batch(10**9).size == 64
+
+
 EXAMPLES = [Example(tuple(range(1, 4 + n % 9)), (False, False, *[True] * (1 + n % 9))) for n in range(50)]
 
 

@@ -43,6 +43,7 @@ class Corpus:
         self, files: Sequence[SourceFile], *, arguments: int, encoding: str, text_field: str, found: Tally
     ) -> None:
         self.files = tuple(file.path for file in files)
+        self.nbytes = sum(file.size for file in files)  # on the disk
         self.arguments = arguments
         self.tally = found
         self._sources = tuple(files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gencli.text.encoding import Mended, counted
 from gencli.text.normalization import begins_safely, compose, safe_end
@@ -16,15 +16,15 @@ _SEPARATOR = 2  # line ends between two documents
 _LONGEST_CLUSTER = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """One text in NFC with LF line ends, without the line ends that close it.
 
-    `nbytes` are the UTF-8 bytes of normalised source it stands for: its text plus the line ends that close
-    it, at most two. `source` is the index of the argument that it came from.
+    `nbytes` are the UTF-8 bytes of normalised source it stands for: the `text_bytes` of its text plus the
+    line ends that close it, at most two. `source` is the index of the argument that it came from.
     """
 
     text: str
+    text_bytes: int
     nbytes: int
     source: int
 
@@ -92,6 +92,12 @@ class DocumentCutter:
         text = body.rstrip("\n")
         *complete, last = text.split("\n\n")
         for piece in complete:
+            if piece and piece[0] != "\n" and not (self._held or self._ready):
+                composed = compose(piece)
+                if len(composed) <= MAX_DOCUMENT_CHARACTERS:  # what most documents are, and in few steps
+                    self._append(composed, _SEPARATOR, documents)
+                    self._tally.not_nfc += composed != piece
+                    continue
             self._take(piece)
             self._line_ends = _SEPARATOR
             self._close(documents)
@@ -153,7 +159,7 @@ class DocumentCutter:
         tally.documents += 1
         tally.nbytes += size + line_ends
         tally.characters += len(text)
-        documents.append(Document(text, size + line_ends, self._source))
+        documents.append(Document(text, size, size + line_ends, self._source))
 
     def _spill(self, documents: list[Document]) -> None:
         """Cut off documents from the start of one that is still growing."""

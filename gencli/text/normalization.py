@@ -11,7 +11,8 @@ import re
 import unicodedata
 
 LONGEST_RUN = 1024  # characters without a safe place; real text has no ten marks on one letter
-_RUN_OF_MARKS = re.compile(rf"[^\w\s\x00-\x7f]{{{LONGEST_RUN}}}")
+_MARK = re.compile(r"[^\w\s\x00-\x7f]")
+_RUN_OF_MARKS = re.compile(rf"{_MARK.pattern}{{{LONGEST_RUN}}}")
 
 
 def compose(text: str) -> str:
@@ -22,9 +23,15 @@ def compose(text: str) -> str:
     """
     if text.isascii():
         return text
-    if len(text) >= LONGEST_RUN and _RUN_OF_MARKS.search(text):
+    if len(text) >= LONGEST_RUN and _has_long_run(text):
         return "".join(unicodedata.normalize("NFC", piece) for piece in _pieces(text))
     return unicodedata.normalize("NFC", text)
+
+
+def _has_long_run(text: str) -> bool:
+    """Say whether LONGEST_RUN marks follow each other: they would cover a multiple of that number."""
+    hits = (match.start() * LONGEST_RUN for match in _MARK.finditer(text[::LONGEST_RUN]))
+    return any(_RUN_OF_MARKS.search(text, max(0, hit - LONGEST_RUN), hit + LONGEST_RUN) for hit in hits)
 
 
 def safe_end(text: str) -> int:

@@ -29,7 +29,7 @@ def even_sample(texts: Iterable[str], limit_bytes: int) -> Sample:
     held = total = 0
     step = 1
     for index, text in enumerate(texts):
-        size = len(text.encode("utf-8", "surrogatepass"))
+        size = len(text if text.isascii() else text.encode("utf-8", "surrogatepass"))
         total += size
         if index % step:
             continue

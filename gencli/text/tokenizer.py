@@ -143,10 +143,14 @@ class Tokenizer:
         for text in texts:
             parts += self._parts(text)
             borders.append(len(parts))
-        encoded = self._processor.encode(
-            parts, return_type="numpy", num_threads=max(1, min(threads, len(parts)))
-        )
+        encoded = self.encode_parts(parts, threads=threads)
         return [_joined(encoded[start:end]) for start, end in pairwise(borders)]
+
+    def encode_parts(self, parts: list[bytes], *, threads: int) -> list[Ids]:
+        """Return the ids of each part of a text, as UTF-8 in NFC, with nothing cut or normalised."""
+        threads = max(1, min(threads, len(parts)))
+        encoded: list[Ids] = self._processor.encode(parts, return_type="numpy", num_threads=threads)
+        return encoded
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the ids, with U+FFFD for bytes that are no UTF-8.

@@ -50,7 +50,7 @@ _COVERED_UNASKED = 0.99
 _MOST_UNASKED = 16_000
 _THREADS = 4  # a constant, because the scores of unigram pieces depend on it
 _SCORE_STEPS = 64
-_RESERVED = re.compile("[\u2585\0]")  # SentencePiece's trainer skips a whole line for one of these
+_RESERVED = ("\u2585", "\0")  # SentencePiece's trainer skips a whole line for one of these
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,10 @@ def _check_arguments(vocabulary: int | None, kind: str, coverage: float, sample_
 def _lines(corpus: Corpus) -> Iterator[str]:
     """Yield the corpus in lines of at most _LONGEST_LINE characters, cut at spaces where there are any."""
     for document in corpus.documents():
-        for line in _RESERVED.sub(NEWLINE, normalised(document.text)).split(NEWLINE):
+        text = normalised(document.text)
+        for character in _RESERVED:
+            text = text.replace(character, NEWLINE)
+        for line in text.split(NEWLINE):
             start = 0
             while len(line) - start > _LONGEST_LINE:
                 space = line.rfind(" ", start + _LONGEST_LINE // 2, start + _LONGEST_LINE)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from gencli.errors import CorpusError, MachineError, UsageError
 from gencli.storage import digest_of, remove_folder, staged_folder, told_as_machine_error
+from gencli.text.word_rows import WordRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,12 +27,14 @@ if TYPE_CHECKING:
 
     from gencli.text.corpus import Corpus
     from gencli.text.documents import Document
-    from gencli.text.tokenizer import Tokenizer
+    from gencli.text.tokenizer import Ids, Tokenizer
 
 _FORMAT = 1
 _BATCH_BYTES = 1 << 20
+WORTH_WORDS = 16 << 20  # bytes of a corpus from which on WordRows saves more than it costs
 _IDS, _COUNTS = "tokens.bin", "tokens.json"
 _LARGEST_HEADER = 1 << 20
+_SEARCHED_AT_ONCE = 1 << 16
 
 Range = tuple[int, int]
 
@@ -41,7 +45,7 @@ class TokenFile:
 
     `ids` is memory-mapped; `sources` has the number of tokens of each CORPUS argument, in order. `text_bytes`
     are the UTF-8 bytes of the texts, `source_bytes` with the line ends that close each. `notes` say what
-    reading the corpus mended or dropped.
+    reading the corpus mended or dropped. `corpus_digest` is `Corpus.digest()`, taken before it was read.
     """
 
     ids: npt.NDArray[np.unsignedinteger[Any]]
@@ -50,6 +54,7 @@ class TokenFile:
     text_bytes: int
     source_bytes: int
     notes: tuple[str, ...]
+    corpus_digest: str
 
     @property
     def end_bytes(self) -> float:
@@ -84,9 +89,10 @@ def tokenize_corpus(
     Memory stays constant. `progress` is told the bytes of the corpus that are done, as they grow; it is not
     called when the cache has the ids. Raises CorpusError from reading, MachineError when the disk refuses.
     """
-    key = hashlib.sha256(f"{_FORMAT} {corpus.digest()} {tokenizer.digest}".encode()).hexdigest()
+    corpus_digest = corpus.digest()
+    key = hashlib.sha256(f"{_FORMAT} {corpus_digest} {tokenizer.digest}".encode()).hexdigest()
     folder = cache / key[:32]
-    found = _opened(folder)
+    found = _opened(folder, corpus_digest)
     if found is not None:
         return found
     if folder.exists():
@@ -95,7 +101,7 @@ def tokenize_corpus(
     with staged_folder(folder) as staging:
         header = _write_ids(staging / _IDS, corpus, tokenizer, threads, progress)
         (staging / _COUNTS).write_text(json.dumps(asdict(header)), "utf-8")
-    made = _opened(folder)
+    made = _opened(folder, corpus_digest)
     if made is None:
         raise MachineError(
             "what was just written can't be read back", where=str(folder), hint="check the disk"
@@ -125,11 +131,14 @@ def held_out(tokens: TokenFile, *, share: float, bos: int) -> tuple[list[Range],
 
 def _first_document(ids: npt.NDArray[np.unsignedinteger[Any]], cut: int, end: int, bos: int) -> int:
     """Return the first position from `cut` on at which a document starts, or `cut` if there is none."""
-    starts = ids[cut:end] == bos
-    return cut + int(starts.argmax()) if len(starts) else cut
+    for start in range(cut, end, _SEARCHED_AT_ONCE):
+        is_start = ids[start : min(start + _SEARCHED_AT_ONCE, end)] == bos
+        if is_start.any():
+            return start + int(is_start.argmax())
+    return cut
 
 
-def _opened(folder: Path) -> TokenFile | None:
+def _opened(folder: Path, corpus_digest: str) -> TokenFile | None:
     """Return the token file in `folder`, or None if it is missing, damaged or of another format."""
     path = folder / _IDS
     try:
@@ -150,6 +159,7 @@ def _opened(folder: Path) -> TokenFile | None:
         header.text_bytes,
         header.source_bytes,
         tuple(header.notes),
+        corpus_digest,
     )
 
 
@@ -162,19 +172,18 @@ def _write_ids(
 ) -> _Header:
     """Write every document's ids to `path` and return what is to be known about them."""
     item_bytes = 2 if tokenizer.vocabulary <= 1 << 16 else 4
+    row_of = _encoder(corpus, tokenizer, threads)
     sources = [0] * corpus.arguments
     documents = text_bytes = source_bytes = 0
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        for batch in _batches(corpus):
-            arrays = tokenizer.encode_arrays([document.text for document in batch], threads=threads)
-            for document, ids in zip(batch, arrays, strict=True):
-                sources[document.source] += len(ids) + 2
-            row = _row(arrays, tokenizer.bos, tokenizer.eos).astype(f"<u{item_bytes}").tobytes()
+        for batch in _read_ahead(_batches(corpus)):
+            row = row_of([document.text for document in batch]).astype(f"<u{item_bytes}").tobytes()
             file.write(row)
             digest.update(row)
+            sources[batch[0].source] += len(row) // item_bytes
             documents += len(batch)
-            text_bytes += sum(len(document.text.encode("utf-8", "surrogatepass")) for document in batch)
+            text_bytes += sum(document.text_bytes for document in batch)
             source_bytes += sum(document.nbytes for document in batch)
             if progress is not None:
                 progress(source_bytes)
@@ -186,21 +195,37 @@ def _write_ids(
     )
 
 
-def _batches(corpus: Corpus) -> Iterator[list[Document]]:
-    """Yield the documents in lists of about _BATCH_BYTES."""
-    batch: list[Document] = []
-    held = 0
-    for document in corpus.documents():
-        batch.append(document)
-        held += document.nbytes
-        if held >= _BATCH_BYTES:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
+def _encoder(corpus: Corpus, tokenizer: Tokenizer, threads: int) -> Callable[[list[str]], Ids]:
+    """Return what makes a row of ids of texts: for a large corpus what is faster but takes time to compile."""
+    if corpus.nbytes >= WORTH_WORDS:
+        return WordRows(tokenizer, threads=threads).row
+    return lambda texts: _row(tokenizer.encode_arrays(texts, threads=threads), tokenizer.bos, tokenizer.eos)
 
 
-def _row(arrays: list[npt.NDArray[np.int32]], bos: int, eos: int) -> npt.NDArray[np.int32]:
+def _row(arrays: list[Ids], bos: int, eos: int) -> Ids:
     """Return bos, ids, eos for each array, as one row."""
     first, last = np.array([bos], np.int32), np.array([eos], np.int32)
     return np.concatenate([part for ids in arrays for part in (first, ids, last)])
+
+
+def _read_ahead(batches: Iterator[list[Document]]) -> Iterator[list[Document]]:
+    """Yield the batches, each read by another thread while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
+
+
+def _batches(corpus: Corpus) -> Iterator[list[Document]]:
+    """Yield the documents in lists of about _BATCH_BYTES, each from one source."""
+    batch: list[Document] = []
+    held = 0
+    for document in corpus.documents():
+        if held >= _BATCH_BYTES or (batch and batch[0].source != document.source):
+            yield batch
+            batch, held = [], 0
+        batch.append(document)
+        held += document.nbytes
+    if batch:
+        yield batch

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from gencli.errors import CorpusError
 from gencli.model.scoring import IGNORED, Batch
 from gencli.text.examples import Example
+from gencli.training.shuffle import Shuffle
 
 
 class Batches(Protocol):
@@ -71,17 +73,11 @@ class PackedBatches:
     def _start(self, number: int) -> int:
         """Return where the window begins that stands at place `number` of the endless order of windows."""
         epoch, place = divmod(number, self.windows)
-        offset, order = _epoch_order(self.seed, epoch, self.windows, self.context)
-        window = int(order[place])
+        order = Shuffle(self.windows, seed=self.seed, epoch=epoch)
+        window = order.at(place)
         part = int(np.searchsorted(self._ends, window, side="right"))
         first = int(self._ends[part - 1]) if part else 0
-        return int(self._starts[part]) + offset + (window - first) * self.context
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, windows: int, context: int) -> tuple[int, NDArray[np.int64]]:
-    random = np.random.default_rng([seed, epoch])
-    return int(random.integers(context)), random.permutation(windows)
+        return int(self._starts[part]) + order.below(self.context) + (window - first) * self.context
 
 
 class PairBatches:
@@ -142,16 +138,21 @@ def in_order(
     Every token but the first of a range is a target once. With `most_tokens`, windows evenly spaced over
     the ranges are kept, about that many tokens in all.
     """
-    spans = [
-        (start, min(start + context, end - 1))
-        for begin, end in ranges
-        for start in range(begin, end - 1, context)
-    ]
-    if most_tokens is not None and len(spans) * context > most_tokens:
+    counts = [-(-max(end - start - 1, 0) // context) for start, end in ranges]
+    ends = list(accumulate(counts))
+    total = wanted = ends[-1] if ends else 0
+    if most_tokens is not None and total * context > most_tokens:
         wanted = max(1, most_tokens // context)
-        spans = [spans[i * len(spans) // wanted] for i in range(wanted)]
-    for first in range(0, len(spans), rows):
-        group = spans[first : first + rows]
+
+    def span(place: int) -> tuple[int, int]:
+        number = place * total // wanted
+        part = bisect_right(ends, number)
+        begin, end = ranges[part]
+        start = begin + (number - ends[part] + counts[part]) * context
+        return start, min(start + context, end - 1)
+
+    for first in range(0, wanted, rows):
+        group = [span(place) for place in range(first, min(first + rows, wanted))]
         length = max(end - start for start, end in group)
         tokens = np.zeros((len(group), length), dtype=np.int64)
         targets = np.full((len(group), length), IGNORED, dtype=np.int64)

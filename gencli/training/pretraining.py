@@ -157,7 +157,7 @@ def prepare_pretraining(settings: PretrainSettings, material: Material, outside:
     lineage = Lineage(
         kind="pretrained",
         command="pretrain",
-        digests={"corpus": material.corpus.digest(), "tokenizer": tokenizer.digest},
+        digests={"corpus": tokens.corpus_digest, "tokenizer": tokenizer.digest},
         extra={"end_bytes": tokens.end_bytes},
     )
     return assemble(
