@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gencli.model.cache import KVCache
+from gencli.model.fused import heads_in_place, masked_attention, rms_norm
 from gencli.model.shape import Shape
 
 
@@ -34,7 +35,11 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.epsilon)
+        return rms_norm(x, self.weight, self.epsilon)
+
+    def per_head(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        """Return queries or keys (B, T, H, D) normalised and turned by their positions, (B, H, T, D)."""
+        return heads_in_place(x, self.weight, self.epsilon, *rotation)
 
 
 class Attention(nn.Module):
@@ -54,21 +59,22 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
         B, T, _ = x.shape  # (B, T, C)
         D = self.head_width
-        q = self.q_norm(self.q_proj(x).view(B, T, self.heads, D)).transpose(1, 2)  # (B, H, T, D)
-        k = self.k_norm(self.k_proj(x).view(B, T, self.kv_heads, D)).transpose(1, 2)  # (B, G, T, D)
+        q = self.q_norm.per_head(self.q_proj(x).view(B, T, self.heads, D), rotation)  # (B, H, T, D)
+        k = self.k_norm.per_head(self.k_proj(x).view(B, T, self.kv_heads, D), rotation)  # (B, G, T, D)
         v = self.v_proj(x).view(B, T, self.kv_heads, D).transpose(1, 2)  # (B, G, T, D)
-        q, k = rotate(q, rotation), rotate(k, rotation)
+        if cache is None:
+            y = masked_attention(q, *self._for_all_heads(k, v))
+        else:
+            mask = cache.mask(T)
+            k, v = self._for_all_heads(*cache.append(self.layer, k, v))  # (B, H, S, D)
+            y = F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=mask)
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, self.heads * D))  # type: ignore[no-any-return]
 
-        mask, causal = None, True
-        if cache is not None:
-            mask, causal = cache.mask(T), False
-            k, v = cache.append(self.layer, k, v)  # (B, G, S, D)
-            q = q.to(k.dtype)
+    def _for_all_heads(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values (B, H, S, D) of every head, from those that heads share (B, G, S, D)."""
         if self.kv_heads < self.heads:
             k, v = (t.repeat_interleave(self.heads // self.kv_heads, dim=1) for t in (k, v))
-        # softmax((B, H, T, D) x (B, H, D, S) / sqrt(D), masked) x (B, H, S, D) -> (B, H, T, D)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, self.heads * D))  # type: ignore[no-any-return]
+        return k, v
 
 
 class MLP(nn.Module):
@@ -125,8 +131,8 @@ class GPT(nn.Module):
         self.model = Trunk(shape, dropout)
         self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
         cosines, sines = rotary_table(shape)
-        self.register_buffer("cosines", cosines, persistent=False)  # (context, D)
-        self.register_buffer("sines", sines, persistent=False)  # (context, D)
+        self.register_buffer("cosines", cosines, persistent=False)  # (context, D / 2)
+        self.register_buffer("sines", sines, persistent=False)  # (context, D / 2)
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Return logits (B, T, V); with a cache, `tokens` continue what it holds and are added to it."""
@@ -136,13 +142,13 @@ class GPT(nn.Module):
         """Return the vectors (B, T, C) that the head turns into logits."""
         T = tokens.size(1)
         if cache is None:
-            rotation = self.cosines[:T], self.sines[:T]  # (T, D)
+            rotation = self.cosines[:T], self.sines[:T]  # (T, D / 2)
         else:
             positions = cache.positions(T)
             rotation = (
                 self.cosines[positions].unsqueeze(1),
                 self.sines[positions].unsqueeze(1),
-            )  # (B, 1, T, D)
+            )  # (B, 1, T, D / 2)
         x = self.model.embed_tokens(tokens)  # (B, T, C)
         for block in self.model.layers:
             x = block(x, rotation, cache)
@@ -182,14 +188,7 @@ class GPT(nn.Module):
 
 
 def rotary_table(shape: Shape) -> tuple[Tensor, Tensor]:
-    """Return the cosine and sine (context, D) of every position's angle; the two halves of D share angles."""
+    """Return the cosine and sine (context, D / 2) of the angle by which each position turns each pair."""
     frequencies = shape.rope_theta ** -(torch.arange(0, shape.head_width, 2) / shape.head_width)  # (D / 2,)
-    angles = torch.outer(torch.arange(shape.context), frequencies).repeat(1, 2)  # (context, D)
+    angles = torch.outer(torch.arange(shape.context), frequencies)
     return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (x[i], x[i + D/2]) by its position's angle."""
-    cosine, sine = (table.to(x.dtype) for table in rotation)
-    first, second = x.chunk(2, dim=-1)
-    return x * cosine + torch.cat((-second, first), dim=-1) * sine
