@@ -84,9 +84,7 @@ class Training(MachineChoice):
     epochs: float | None = knob(
         None, "Stop after the data was seen so often.", least=0.001, most=1e6, panel=LENGTH
     )
-    batch_size: int | None = knob(
-        None, "Rows in one update; by default chosen from the time.", least=1, most=65_536, panel=LEARNING
-    )
+    batch_size: int | None = knob(None, "Rows in one update.", least=1, most=65_536, panel=LEARNING)
     rows_at_once: int = knob(
         0,
         "Rows in one forward pass; less memory, the same update. 0 is all.",
@@ -94,17 +92,17 @@ class Training(MachineChoice):
         most=65_536,
         panel=LEARNING,
     )
-    learning_rate: float = knob(
-        0.02,
+    learning_rate: float | None = knob(
+        None,
         "Peak rate of the matrices (Muon); the others follow.",
         "--lr",
         least=1e-7,
         most=1.0,
         panel=LEARNING,
     )
-    weight_decay: float = knob(0.0, "Decay of the matrices.", least=0.0, most=10.0, panel=LEARNING)
-    dropout: float = knob(
-        0.0, "Share of each branch's output set to zero.", least=0.0, most=0.9, panel=LEARNING
+    weight_decay: float | None = knob(None, "Decay of the matrices.", least=0.0, most=10.0, panel=LEARNING)
+    dropout: float | None = knob(
+        None, "Share of each branch's output set to zero.", least=0.0, most=0.9, panel=LEARNING
     )
     warmup: int = knob(20, "Updates until the peak rate.", least=0, most=10**6, panel=LEARNING)
     decay: float = knob(
@@ -140,6 +138,11 @@ class PretrainSettings(Training, TokenizerChoice):
         "auto", "How large the model is; auto goes by the time and the text.",
         choices=("auto", "nano", "tiny", "small", "base"), panel=SHAPE,
     )  # fmt: skip
+    dry_run: bool = knob(False, "Say what the run would be and what to expect of it, and stop.", panel=LENGTH)
+    compile: str = knob(
+        "auto", "Compile the model: auto does where it saves more time than it takes.",
+        choices=("auto", "on", "off"), panel=MACHINE,
+    )  # fmt: skip
     layers: int | None = knob(None, "Blocks.", least=1, most=256, panel=SHAPE)
     width: int | None = knob(None, "Length of a token's vector.", least=8, most=16_384, panel=SHAPE)
     heads: int | None = knob(None, "Attention heads.", least=1, most=256, panel=SHAPE)
@@ -168,6 +171,10 @@ class FinetuneSettings(Training, OneModel):
         least=1e-7,
         most=1.0,
         panel=LEARNING,
+    )
+    weight_decay: float = knob(0.0, "Decay of the matrices.", least=0.0, most=10.0, panel=LEARNING)
+    dropout: float = knob(
+        0.0, "Share of each branch's output set to zero.", least=0.0, most=0.9, panel=LEARNING
     )
 
 

@@ -36,7 +36,7 @@ def packed(rows: int = 4, seed: int = 0, context: int = 16) -> PackedBatches:
 
 
 def make_run(folder: Path, *, steps: int = 10, seed: int = 0, dropout: float = 0.0, **habits: int) -> Run:
-    runtime = choose_runtime("cpu", threads=1, width=32)
+    runtime = choose_runtime("cpu", precision="float32", threads=1)
     model = GPT(tiny_shape(97, context=16), dropout=dropout).initialise(torch.Generator().manual_seed(seed))
     windows = list(in_order(IDS, [(2000, 2100)], context=16, rows=8))
     return Run(
@@ -134,7 +134,7 @@ def test_pair_batches_show_every_pair_once_an_epoch_and_learn_answers_only() -> 
 def test_padding_does_not_change_the_loss_of_a_pair() -> None:
     model = random_model(tiny_shape(97))
     sizes = np.ones(97)
-    runtime = choose_runtime("cpu", threads=1, width=32)
+    runtime = choose_runtime("cpu", precision="float32", threads=1)
     runs = [
         score(
             model,
@@ -152,11 +152,11 @@ def test_padding_does_not_change_the_loss_of_a_pair() -> None:
 def test_bits_per_byte_of_a_model_that_knows_nothing() -> None:
     model = GPT(tiny_shape(256)).initialise(torch.Generator().manual_seed(0))
     held_out = HeldOut(list(in_order(IDS, [(0, 129)], context=16, rows=4)), np.full(256, 2.0))
-    result = held_out.score(model, choose_runtime("cpu", threads=1, width=32))
+    result = held_out.score(model, choose_runtime("cpu", precision="float32", threads=1))
     assert result is not None
     assert math.isclose(result.loss, math.log(256), rel_tol=1e-6)
     assert math.isclose(result.bits_per_byte, 4.0, rel_tol=1e-6)
-    assert held_out.score(model, choose_runtime("cpu", threads=1, width=32), interrupted=lambda: True) is None
+    assert held_out.score(model, choose_runtime("cpu", precision="float32", threads=1), interrupted=lambda: True) is None
 
 
 def test_an_end_of_document_stands_for_its_line_ends() -> None:

@@ -32,9 +32,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         raise UsageError("which files?", hint="give texts, or labelled pairs for a fine-tuned model")
     screen = Screen(quiet=settings.quiet)
     folder = open_model(settings.model)
-    runtime = choose_runtime(
-        settings.device, precision=settings.precision, threads=settings.threads, width=folder.shape.width
-    )
+    runtime = choose_runtime(settings.device, precision=settings.precision, threads=settings.threads)
     model = GPT(folder.shape).load(folder.weights()).to(runtime.device)
     scores: list[TextScore | PairsScore] = []
     for name in settings.files:

@@ -16,7 +16,7 @@ def cache_folder() -> Path:
     return Path(base) / "gencli"
 
 
-_OF_ONE_COMMAND = {"config", "json", "quiet", "resume", "overwrite", "shard"}
+_OF_ONE_COMMAND = {"config", "json", "quiet", "resume", "overwrite", "shard", "dry_run"}
 
 
 def earlier_run(folder_knob: str) -> Callable[[dict[str, object]], dict[str, object]]:

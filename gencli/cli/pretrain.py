@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,6 +19,7 @@ from gencli.settings import PretrainSettings
 if TYPE_CHECKING:
     from gencli.cli.session import Signals
     from gencli.training.loop import Run
+    from gencli.ui import Screen
 
 
 @command(
@@ -32,7 +35,7 @@ def pretrain(settings: PretrainSettings) -> None:
     Trains a tokenizer first if the folder has none.
     """
     from gencli.cli.places import cache_folder
-    from gencli.cli.session import sampler, train
+    from gencli.cli.session import Signals, clock, sampler, train
     from gencli.model.folder import TOKENIZER
     from gencli.text.corpus import open_corpus
     from gencli.training.assembly import Outside
@@ -48,7 +51,7 @@ def pretrain(settings: PretrainSettings) -> None:
 
     corpus = open_corpus(settings.corpus, encoding=settings.encoding, text_field=settings.text_field)
 
-    def prepare(signals: Signals, clock: Callable[[], float]) -> Run:
+    def prepare(signals: Signals, clock: Callable[[], float], tokenizer: Path) -> Run:
         total = sum(path.stat().st_size for path in corpus.files)
         with screen.counted("tokenising", total) as count, world.in_turn(signals.check):
 
@@ -57,8 +60,10 @@ def pretrain(settings: PretrainSettings) -> None:
                 world.check()
                 count(done)
 
-            world.await_file(settings.model / TOKENIZER)
-            material = prepare_text(settings, corpus, cache_folder(), say=screen.note, progress=progress)
+            world.await_file(tokenizer)
+            material = prepare_text(
+                settings, corpus, tokenizer, cache_folder(), say=screen.note, progress=progress
+            )
         signals.check()
         tokens = material.tokens
         screen.note(
@@ -67,9 +72,37 @@ def pretrain(settings: PretrainSettings) -> None:
         )
         sample = sampler([settings.sample_prompt], chat=False)
         return prepare_pretraining(
-            settings, material, Outside(screen.note, signals.stop, clock, sample, world)
+            settings, material, Outside(screen.note, signals.stop, clock, sample, world, cache_folder())
         )
 
-    code = train(settings, settings.model, screen, prepare, json=settings.json, goal="pretraining")
+    path = settings.model / TOKENIZER
+    if settings.dry_run:
+        with tempfile.TemporaryDirectory() as folder, Signals().watched() as signals:
+            there = path if path.exists() else Path(folder) / TOKENIZER
+            _tell(prepare(signals, clock(), there), screen, json=settings.json)
+        return
+    code = train(
+        settings,
+        settings.model,
+        screen,
+        lambda signals, watch: prepare(signals, watch, path),
+        json=settings.json,
+        goal="pretraining",
+    )
     if code:
         raise typer.Exit(code)
+
+
+def _tell(run: Run, screen: Screen, *, json: bool) -> None:
+    """Say what the run would be."""
+    from gencli.training.plan import Plan
+    from gencli.ui import emit
+
+    assert isinstance(run.plan, Plan)
+    if not run.world.leads:
+        return
+    if json:
+        emit(run.plan.record())
+    screen.note(run.runtime.describe())
+    for line in run.plan.lines():
+        screen.note(line)

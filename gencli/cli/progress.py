@@ -44,10 +44,14 @@ class TrainingView:
     def update(self, event: Event) -> None:
         """Take in an event and show it."""
         from gencli.training.events import Done, Evaluation, Sample, Start, Step
+        from gencli.training.plan import Plan
 
         if isinstance(event, Start):
             limits = _limits(self.run)
             self._say(f"{self.goal}: {event.parameters:,} parameters, {event.runtime}, {limits}")
+        elif isinstance(event, Plan):
+            for line in event.lines():
+                self._say(line)
         elif isinstance(event, Step):
             self.step = event
             self.points.append((event.progress, event.smooth_loss))

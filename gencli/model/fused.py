@@ -15,8 +15,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional as F
 
 QUERIES_AT_ONCE = 128  # rows of the attention matrix that are made together
+LONGEST_STORED = 2048  # tokens up to which a step keeps the attention matrix for its backward pass
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -26,6 +28,8 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    if x.is_cuda:
+        return F.rms_norm(x, weight.shape, weight.to(x.dtype), epsilon).to(dtype)
     return cast(Tensor, _RMSNorm.apply(x, weight, epsilon, dtype))  # type: ignore[no-untyped-call]
 
 
@@ -45,13 +49,15 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Some queries at a time, so that most of what the mask hides is never computed.
     """
     size = q.shape
+    if q.is_cuda or size[-2] > LONGEST_STORED:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     q, k, v = (t.reshape(-1, *size[-2:]) for t in (q, k, v))
     return cast(Tensor, _MaskedAttention.apply(q, k, v)).view(size)  # type: ignore[no-untyped-call]
 
 
 def _inverse_rms(x: Tensor, epsilon: float) -> Tensor:
     """Return 1 / sqrt(mean(x²) + epsilon) over the last axis, which stays, in float32."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     return norm.square_().div_(x.size(-1)).add_(epsilon).rsqrt_()
 
 
@@ -79,7 +85,9 @@ class _HeadsInPlace(Function):
     """y1 = x1 w1 r cos - x2 w2 r sin, y2 = x2 w2 r cos + x1 w1 r sin, for the two halves of a head."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, cosines: Tensor, sines: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, epsilon: float, cosines: Tensor, sines: Tensor
+    ) -> Tensor:
         inverse = _inverse_rms(x, epsilon)  # (B, T, H, 1)
         ctx.save_for_backward(x, weight, inverse, cosines, sines)
         unit = (x * inverse.to(x.dtype)).transpose(1, 2)  # (B, H, T, D)
@@ -87,7 +95,9 @@ class _HeadsInPlace(Function):
         w1, w2 = weight.chunk(2)
         y = torch.empty(unit.shape, dtype=x.dtype, device=x.device)
         y1, y2 = y.chunk(2, dim=-1)
-        torch.mul(first, (cosines * w1).to(x.dtype), out=y1).addcmul_(second, (sines * w2).to(x.dtype), value=-1)
+        torch.mul(first, (cosines * w1).to(x.dtype), out=y1).addcmul_(
+            second, (sines * w2).to(x.dtype), value=-1
+        )
         torch.mul(second, (cosines * w2).to(x.dtype), out=y2).addcmul_(first, (sines * w1).to(x.dtype))
         return y
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from gencli.storage import sweep_staging
 from gencli.text.tokenizer import Tokenizer
 from gencli.training import checkpoint
 from gencli.training.batches import Batches
+from gencli.training.events import Event
 from gencli.training.held_out import HeldOut
 from gencli.training.loop import Habits, Length, Run, RunState
 from gencli.training.optimizer import Optimizer, Rates
@@ -44,6 +46,7 @@ class Outside:
     clock: Callable[[], float]
     sample: Callable[[GPT, Tokenizer], tuple[str, str]] | None = None
     world: World = field(default_factory=World)
+    cache: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / "gencli")
 
 
 @dataclass(frozen=True)
@@ -86,17 +89,19 @@ def assemble(
     length: Length,
     lineage: Lineage,
     outside: Outside,
+    plan: Event | None = None,
 ) -> Run:
     """Return the run, at its beginning or, with `resume`, where its newest checkpoint left it.
 
     Raises RunStateError if the processes of the run were given different things.
     """
     world = outside.world
+    assert settings.learning_rate is not None
     rates = Rates(
         matrices=settings.learning_rate,
         embedding=settings.learning_rate * EMBEDDING_RATE,
         head=settings.learning_rate * HEAD_RATE,
-        weight_decay=settings.weight_decay,
+        weight_decay=settings.weight_decay or 0.0,
     )
     training = folder / TRAINING
     record = RunRecord(
@@ -130,6 +135,7 @@ def assemble(
             "torch": torch.__version__,
         },
         world=world,
+        plan=plan,
     )  # fmt: skip
     if settings.resume:
         _resume(run, record, outside)

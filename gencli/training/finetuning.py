@@ -66,8 +66,9 @@ def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Ou
     tokenizer, shape = base.tokenizer, base.shape
     runtime = choose_runtime(
         outside.world.device(settings.device),
-        precision=settings.precision, threads=settings.threads, width=shape.width,
-    )  # fmt: skip
+        precision=settings.precision,
+        threads=settings.threads,
+    )
     train = encode_pairs(lessons.train, tokenizer, context=shape.context)
     held_out = encode_pairs(lessons.held_out, tokenizer, context=shape.context)
     for note in train.notes:

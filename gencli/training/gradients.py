@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -35,12 +36,20 @@ class Objective(nn.Module):
 
 
 class Gradients:
-    """Leaves the gradient of a step's batch in the parameters: in every process the same, or its shard of it."""
+    """Leaves the gradient of a step's batch in the parameters: in every process the same, or its shard of it.
 
-    def __init__(self, model: GPT, runtime: Runtime, world: World, *, seed: int, rows_at_once: int) -> None:
+    With a runtime that says so, the model is compiled for batches like `example`; where that fails, `runtime`
+    is then the one that is used instead.
+    """
+
+    def __init__(
+        self, model: GPT, runtime: Runtime, world: World, *, seed: int, rows_at_once: int, example: Batch
+    ) -> None:
         self.model, self.runtime, self.world = model, runtime, world
         self.seed, self.rows_at_once = seed, rows_at_once
         self._objective: nn.Module = Objective(model)
+        if runtime.compiled:
+            self._compile(portions(example, world.rank, world.size, rows_at_once)[0])
         if world.size > 1 and not is_sharded(model):
             self._objective = self._parallel()
 
@@ -72,6 +81,21 @@ class Gradients:
             )
         return loss
 
+    def _compile(self, rows: Rows) -> None:
+        """Compile forward and backward pass, and run both once without teaching anything."""
+        tokens, targets = rows
+        self._objective.compile()
+        try:
+            self._loss(tokens, np.full_like(targets, IGNORED)).backward()  # type: ignore[no-untyped-call]
+        except Exception as error:  # whatever a compiler may raise: the run goes on without it
+            torch.compiler.reset()
+            self._objective = Objective(self.model)
+            self.runtime = replace(self.runtime, compiled=False, trouble=_first_line(error))
+        else:
+            self.runtime.mark_compiled()
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep gradients to this process: only the last part of a batch need be exchanged."""
@@ -96,6 +120,10 @@ class Gradients:
         for parameter in self.model.parameters():
             parameter.grad = None
         return wrapped
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def portions(batch: Batch, rank: int, size: int, rows_at_once: int) -> list[Rows]:

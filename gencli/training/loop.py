@@ -23,7 +23,7 @@ from gencli.training.events import Done, Evaluation, Event, Sample, Saved, Start
 from gencli.training.gradients import Gradients
 from gencli.training.held_out import HeldOut
 from gencli.training.optimizer import Optimizer, rate_multiplier
-from gencli.training.runtime import Runtime
+from gencli.training.runtime import Runtime, undisturbed
 from gencli.training.sharding import load_weights, whole
 from gencli.training.world import World
 
@@ -112,6 +112,7 @@ class Run:
     fixed: dict[str, object] = field(default_factory=dict)  # saved with each checkpoint
     state: RunState = field(default_factory=RunState)
     world: World = field(default_factory=World)
+    plan: Event | None = None  # told first
     now: float = 0.0  # what the first process's clock said when the processes last agreed
 
     def agree(self, *figures: float) -> tuple[int | None, tuple[float, ...]]:
@@ -151,15 +152,24 @@ def fit(run: Run) -> Iterator[Event]:
 
     Raises DivergedError before an update that would not be finite; the newest checkpoint stays.
     """
+    with undisturbed():
+        yield from _fit(run)
+
+
+def _fit(run: Run) -> Iterator[Event]:
     state, habits = run.state, run.habits
     run.agree()  # every process has read what it resumes from before the first one writes
     if run.world.leads:
         run.begin()
         sweep_staging(run.folder)
     gradients = Gradients(
-        run.model, run.runtime, run.world, seed=habits.seed, rows_at_once=habits.rows_at_once
-    )
+        run.model, run.runtime, run.world, seed=habits.seed, rows_at_once=habits.rows_at_once,
+        example=run.batches.batch(state.step),
+    )  # fmt: skip
+    run.runtime = gradients.runtime
     yield _start(run)
+    if run.plan is not None:
+        yield run.plan
     reserve, evaluating, last_save = 1.0, 0.0, time.monotonic()
     while True:
         signal, (unsaved,) = run.agree(time.monotonic() - last_save)

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import torch
 
-from gencli.errors import CorpusError, ModelError, UsageError
+from gencli.errors import CorpusError
 from gencli.knobs import seconds_of
-from gencli.model.folder import TOKENIZER
 from gencli.model.gpt import GPT
-from gencli.model.shape import Shape, preset, reshaped
-from gencli.settings import PretrainSettings
+from gencli.settings import SHAPE, PretrainSettings
 from gencli.text.corpus import Corpus
 from gencli.text.tokenizer import Tokenizer
 from gencli.text.tokenizer_training import train_tokenizer
@@ -22,12 +20,14 @@ from gencli.training.assembly import Lineage, Outside, assemble, length_of
 from gencli.training.batches import PackedBatches, in_order
 from gencli.training.held_out import HeldOut, token_bytes_of
 from gencli.training.loop import Run
-from gencli.training.runtime import choose_runtime
+from gencli.training.plan import DEFAULT_SECONDS, Plan, planned, shape_of
+from gencli.training.runtime import Runtime, choose_runtime, with_compiler
 from gencli.training.world import World
 
 # An evaluation reads at most this many tokens, evenly spaced over the held-out text.
 MOST_HELD_OUT_TOKENS = 131_072
 ROWS_AT_ONCE = 16  # when scoring
+CLOSING_SECONDS = 1.0  # of a run in time: about what its last evaluation and save take
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Material:
 def prepare_text(
     settings: PretrainSettings,
     corpus: Corpus,
+    path: Path,
     cache: Path,
     *,
     say: Callable[[str], None],
     progress: Callable[[int], None],
 ) -> Material:
-    """Open or train the tokenizer, and turn the corpus into tokens."""
-    path = settings.model / TOKENIZER
+    """Open the tokenizer at `path` or train one there, and turn the corpus into tokens."""
     if path.exists():
         tokenizer = Tokenizer.open(path)
         if settings.vocab_size not in (None, tokenizer.vocabulary):
@@ -73,33 +73,40 @@ def prepare_text(
     return Material(corpus, tokenizer, tokens)
 
 
-def suggested_size(seconds: float | None, nbytes: int) -> str:
-    """Return the preset that does best in that time on that much text, on a laptop's CPU."""
-    if nbytes < 300_000 or (seconds is not None and seconds < 300):
-        return "nano"
-    if nbytes < 20_000_000 and (seconds is None or seconds < 3600):
-        return "tiny"
-    return "small" if seconds is None or seconds < 6 * 3600 or nbytes < 200_000_000 else "base"
+def decided(
+    settings: PretrainSettings, material: Material, runtime: Runtime, outside: Outside
+) -> tuple[PretrainSettings, Plan | None]:
+    """Return the settings with all that was left open filled in, and the plan; a resumed run keeps its own."""
+    if settings.resume and settings.batch_size is not None:
+        return replace(settings, compile="on" if settings.compile == "on" else "off"), None
+    tokens, share = material.tokens, 1 - settings.validation
+    limits = (settings.time, settings.steps, settings.tokens, settings.epochs)
+    seconds = seconds_of(settings.time) if settings.time else None if any(limits) else DEFAULT_SECONDS
+    settings, plan = planned(
+        settings,
+        runtime,
+        vocabulary=material.tokenizer.vocabulary,
+        train_tokens=int(share * len(tokens.ids)),
+        train_bytes=share * tokens.source_bytes,
+        seconds=max(1.0, seconds - outside.clock() - CLOSING_SECONDS) if seconds else None,
+        processes=outside.world.size,
+    )
+    runtime = _with_compiler(runtime, settings, plan, outside)
+    return replace(settings, compile="on" if runtime.compiled else "off"), plan
 
 
-def suggested_tokens(seconds: float | None) -> int:
-    """Return how many tokens an update should see: few where there is time for few updates."""
-    limits = ((300, 1024), (1800, 2048), (7200, 4096))
-    return next((tokens for limit, tokens in limits if (seconds or 600) < limit), 8192)
-
-
-def decided(settings: PretrainSettings, material: Material) -> PretrainSettings:
-    """Return the settings with all that is chosen by time and text filled in; a resumed run keeps them."""
-    seconds = seconds_of(settings.time) if settings.time else None
-    size = settings.size
-    if size == "auto":
-        size = suggested_size(seconds, material.tokens.source_bytes)
-    context = settings.context
-    if context is None:
-        most = max(16, len(material.tokens.ids) // 16)  # a small corpus shortens the context
-        context = min(preset(size, material.tokenizer.vocabulary).context, 1 << (most.bit_length() - 1))
-    rows = settings.batch_size or max(1, suggested_tokens(seconds) // context)
-    return replace(settings, size=size, context=context, batch_size=rows)
+def _with_compiler(
+    runtime: Runtime, settings: PretrainSettings, plan: Plan | None, outside: Outside
+) -> Runtime:
+    shape = {f.name: getattr(settings, f.name) for f in fields(settings) if f.metadata["knob"].panel == SHAPE}
+    rows = settings.batch_size, settings.rows_at_once
+    return with_compiler(
+        runtime,
+        "off" if settings.shard else settings.compile,
+        seconds=plan.seconds if plan is not None else None,
+        cache=outside.cache / "compiled",
+        work=f"{shape} {plan.vocabulary if plan else 0} {rows} {bool(settings.dropout)} {outside.world.size}",
+    )
 
 
 def same_choice(settings: PretrainSettings, ours: PretrainSettings, world: World) -> PretrainSettings:
@@ -108,38 +115,20 @@ def same_choice(settings: PretrainSettings, ours: PretrainSettings, world: World
     return replace(settings, **world.told({name: getattr(ours, name) for name in names}))
 
 
-def shape_of(settings: PretrainSettings, vocabulary: int) -> Shape:
-    """Return the shape that decided settings ask for. Raises UsageError for numbers that make no model."""
-    try:
-        return _reshaped(settings, vocabulary)
-    except ModelError as error:
-        raise UsageError(error.message) from error
-
-
-def _reshaped(settings: PretrainSettings, vocabulary: int) -> Shape:
-    return reshaped(
-        preset(settings.size, vocabulary),
-        layers=settings.layers,
-        width=settings.width,
-        heads=settings.heads,
-        kv_heads=settings.kv_heads,
-        context=settings.context,
-    )
-
-
 def prepare_pretraining(settings: PretrainSettings, material: Material, outside: Outside) -> Run:
     """Return a run that is ready to begin, or to go on from its newest checkpoint.
 
     Raises CorpusError for too little text, RunStateError when there is nothing to resume.
     """
-    tokenizer, tokens = material.tokenizer, material.tokens
-    settings = same_choice(settings, decided(settings, material), outside.world)
+    tokenizer, tokens, world = material.tokenizer, material.tokens, outside.world
+    runtime = choose_runtime(
+        world.device(settings.device), precision=settings.precision, threads=settings.threads
+    )
+    ours, plan = decided(settings, material, runtime, outside)
+    settings = same_choice(settings, ours, world)
     assert settings.batch_size is not None
     shape = shape_of(settings, tokenizer.vocabulary)
-    runtime = choose_runtime(
-        outside.world.device(settings.device),
-        precision=settings.precision, threads=settings.threads, width=shape.width,
-    )  # fmt: skip
+    runtime = _with_compiler(runtime, settings, plan, outside)
     train, validation = held_out(tokens, share=settings.validation, bos=tokenizer.bos)
     batches = PackedBatches(
         tokens.ids, train, context=shape.context, rows=settings.batch_size, seed=settings.seed
@@ -152,7 +141,7 @@ def prepare_pretraining(settings: PretrainSettings, material: Material, outside:
     if settings.validation and not windows:
         raise CorpusError("no text is left to judge the model on", hint="add text, or --validation 0")
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=tokens.end_bytes)
-    model = GPT(shape, dropout=settings.dropout)
+    model = GPT(shape, dropout=settings.dropout or 0.0)
     model.initialise(torch.Generator().manual_seed(settings.seed))
     lineage = Lineage(
         kind="pretrained",
@@ -168,7 +157,8 @@ def prepare_pretraining(settings: PretrainSettings, material: Material, outside:
         batches=batches,
         held_out=HeldOut(windows, sizes) if windows else None,
         runtime=runtime,
-        length=length_of(settings, batches.steps_per_epoch, default_seconds=600.0),
+        length=length_of(settings, batches.steps_per_epoch, default_seconds=DEFAULT_SECONDS),
         lineage=lineage,
         outside=outside,
+        plan=plan,
     )

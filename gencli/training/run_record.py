@@ -34,11 +34,13 @@ FREE = frozenset(
         "save_every",
         "sample_prompt",
         "shard",
+        "compile",
+        "dry_run",
     ]
 )
 
 # Settings that may differ between the processes of one run.
-OWN = frozenset(["config", "json", "quiet", "model", "output", "device", "threads"])
+OWN = frozenset(["config", "json", "quiet", "model", "output", "device", "threads", "compile"])
 
 
 @dataclass(frozen=True)

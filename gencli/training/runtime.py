@@ -1,17 +1,37 @@
-"""What the machine offers: device, arithmetic and threads, decided once and said in one line."""
+"""What the machine offers, decided once and said in one line.
+
+Device, arithmetic, threads, compiled or not, and how memory is kept. Each has a flag that decides instead.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
+import hashlib
+import importlib.util
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from gencli.errors import MachineError
 from gencli.model.device import find_device
 
-# Below this width a matrix product in bfloat16 gains nothing over float32 on a CPU.
-BFLOAT16_FROM_WIDTH = 256
+# What compiling gains and costs: see the record of the recipe in tests/benchmarks.
+COMPILED_GAIN = {"cpu": 0.05, "cuda": 0.3}  # share of a run's time
+COMPILING_SECONDS = 40.0
+COMPILED_BEFORE_SECONDS = 8.0  # the same with everything in the cache on disk
+
+_BFLOAT16_PAYS_FROM = 1.3  # times as fast as float32
+_PROBE = (512, 512, 256)  # rows, columns and depth of the product that compares them
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16 over float32 weights"}
 
 
 @dataclass(frozen=True)
@@ -21,6 +41,9 @@ class Runtime:
     device: torch.device
     dtype: torch.dtype
     threads: int
+    compiled: bool = False
+    marker: Path | None = None  # a file that tells later runs that this work is in the compiler's cache
+    trouble: str = ""  # what the compiler said when it failed
 
     def precision(self) -> AbstractContextManager[object]:
         """Return a block in which matrix products use `dtype`."""
@@ -30,32 +53,118 @@ class Runtime:
 
     def describe(self) -> str:
         """Return the decision in a few words."""
-        arithmetic = {torch.float32: "float32", torch.bfloat16: "bfloat16 over float32 weights"}[self.dtype]
         where = (
-            f"{self.threads} threads"
+            f"{self.threads} thread{'s' if self.threads > 1 else ''}"
             if self.device.type == "cpu"
             else torch.cuda.get_device_name(self.device)
         )
-        return f"{self.device.type}, {arithmetic}, {where}"
+        how = "compiled" if self.compiled else "eager"
+        if self.trouble:
+            how += f" because compiling failed ({self.trouble[:120]})"
+        return f"{self.device.type}, {_NAMES[self.dtype]}, {where}, {how}"
+
+    def mark_compiled(self) -> None:
+        """Let later runs know that the compiler's cache holds this work."""
+        if self.marker is not None:
+            with contextlib.suppress(OSError):
+                self.marker.touch()
 
 
-def choose_runtime(device: str = "auto", *, precision: str = "auto", threads: int = 0, width: int) -> Runtime:
-    """Decide device, arithmetic and threads for a model of the given width, and set torch's threads.
+def choose_runtime(device: str = "auto", *, precision: str = "auto", threads: int = 0) -> Runtime:
+    """Decide device, arithmetic and threads, and set torch's threads and the process's allocator.
 
     Raises MachineError, with what there is, when the device asked for is not there.
     """
     chosen = find_device(device)
-    if threads and torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
-    wide = chosen.type == "cuda" or (width >= BFLOAT16_FROM_WIDTH and _fast_bfloat16())
-    dtypes = {
-        "auto": torch.bfloat16 if wide else torch.float32,
-        "bfloat16": torch.bfloat16,
-        "float32": torch.float32,
-    }
-    return Runtime(chosen, dtypes[precision], torch.get_num_threads())
+    wanted = threads or min(torch.get_num_threads(), available_cores())
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
+    keep_memory(chosen)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if precision == "auto" and bfloat16_gain(chosen) >= _BFLOAT16_PAYS_FROM:
+        dtype = torch.bfloat16
+    return Runtime(chosen, dtype, wanted)
 
 
-def _fast_bfloat16() -> bool:
-    """Tell whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+def available_cores() -> int:
+    """Return how many cores this process may use: what it is bound to, and its group's share of time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            cores = min(cores, -(-int(quota) // int(period)))
+    return max(1, cores)
+
+
+def bfloat16_gain(device: torch.device) -> float:
+    """Return how many times as fast as in float32 a matrix product is in bfloat16, measured in a moment."""
+    if device.type == "cuda":
+        return 2.0 if torch.cuda.is_bf16_supported(including_emulation=False) else 0.0
+    return _product_seconds(torch.float32) / _product_seconds(torch.bfloat16)
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    rows, columns, depth = _PROBE
+    a, b = torch.ones(rows, depth, dtype=dtype), torch.ones(depth, columns, dtype=dtype)
+    seconds = []
+    for _ in range(6):
+        began = time.perf_counter()
+        torch.mm(a, b)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
+def keep_memory(device: torch.device) -> None:
+    """Have freed memory kept for the next step instead of given back to the system and asked for again."""
+    if device.type == "cuda":
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    with contextlib.suppress(OSError, AttributeError):  # a C library without this function
+        library = ctypes.CDLL(None)
+        library.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: blocks below this come from the heap
+        library.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: the heap shrinks only if so much is free
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep the garbage collector away from the block: a training step makes no cycles."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
+
+
+def with_compiler(runtime: Runtime, choice: str, *, seconds: float | None, cache: Path, work: str) -> Runtime:
+    """Return the runtime with the decision to compile the model or not, for a run of so many seconds.
+
+    `choice` is auto, on or off. `work` names all that compiled code depends on: what an earlier run
+    compiled for the same work is found in the folder `cache`.
+    Raises MachineError where compiling is asked for and there is no compiler.
+    """
+    missing = missing_compiler(runtime.device)
+    if choice == "on" and missing:
+        raise MachineError(
+            f"--compile on needs {missing}", kept="nothing was touched", hint="install it, or --compile off"
+        )
+    work = f"{work} {runtime.dtype} {runtime.threads} {runtime.device.type} {torch.__version__}"
+    marker = cache / f"{hashlib.sha256(work.encode()).hexdigest()[:16]}.done"
+    cost = COMPILED_BEFORE_SECONDS if marker.exists() else COMPILING_SECONDS
+    pays = seconds is not None and seconds * COMPILED_GAIN[runtime.device.type] > cost
+    if choice == "off" or missing or not (pays or choice == "on"):
+        return runtime
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    return replace(runtime, compiled=True, marker=marker)
+
+
+def missing_compiler(device: torch.device) -> str:
+    """Return what torch.compile lacks on this machine, or nothing."""
+    if device.type == "cuda":
+        return "" if importlib.util.find_spec("triton") else "the package triton"
+    named = os.environ.get("CXX")
+    found = any(shutil.which(name) for name in ([named] if named else ["g++", "clang++", "c++"]))
+    return "" if found else "a C++ compiler"
