@@ -156,7 +156,10 @@ def test_bits_per_byte_of_a_model_that_knows_nothing() -> None:
     assert result is not None
     assert math.isclose(result.loss, math.log(256), rel_tol=1e-6)
     assert math.isclose(result.bits_per_byte, 4.0, rel_tol=1e-6)
-    assert held_out.score(model, choose_runtime("cpu", precision="float32", threads=1), interrupted=lambda: True) is None
+    assert (
+        held_out.score(model, choose_runtime("cpu", precision="float32", threads=1), interrupted=lambda: True)
+        is None
+    )
 
 
 def test_an_end_of_document_stands_for_its_line_ends() -> None:

@@ -42,6 +42,12 @@ class RMSNorm(nn.Module):
         return heads_in_place(x, self.weight, self.epsilon, *rotation)
 
 
+def joint_linear(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """Return what each layer makes of x, by one matrix product for all."""
+    joint = torch.cat([layer.weight for layer in layers])
+    return F.linear(x, joint).split([layer.out_features for layer in layers], dim=-1)
+
+
 class Attention(nn.Module):
     """Every token gathers from itself and the tokens before it; never from a later one."""
 
@@ -59,9 +65,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
         B, T, _ = x.shape  # (B, T, C)
         D = self.head_width
-        q = self.q_norm.per_head(self.q_proj(x).view(B, T, self.heads, D), rotation)  # (B, H, T, D)
-        k = self.k_norm.per_head(self.k_proj(x).view(B, T, self.kv_heads, D), rotation)  # (B, G, T, D)
-        v = self.v_proj(x).view(B, T, self.kv_heads, D).transpose(1, 2)  # (B, G, T, D)
+        q, k, v = joint_linear(x, self.q_proj, self.k_proj, self.v_proj)
+        q = self.q_norm.per_head(q.view(B, T, self.heads, D), rotation)  # (B, H, T, D)
+        k = self.k_norm.per_head(k.view(B, T, self.kv_heads, D), rotation)  # (B, G, T, D)
+        v = v.view(B, T, self.kv_heads, D).transpose(1, 2)  # (B, G, T, D)
         if cache is None:
             y = masked_attention(q, *self._for_all_heads(k, v))
         else:
@@ -87,7 +94,8 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(shape.hidden, shape.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
+        gate, up = joint_linear(x, self.gate_proj, self.up_proj)
+        return self.down_proj(F.silu(gate) * up)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
