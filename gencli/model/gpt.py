@@ -45,7 +45,7 @@ class RMSNorm(nn.Module):
 def joint_linear(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     """Return what each layer makes of x, by one matrix product for all."""
     joint = torch.cat([layer.weight for layer in layers])
-    return F.linear(x, joint).split([layer.out_features for layer in layers], dim=-1)
+    return torch.split(F.linear(x, joint), [layer.out_features for layer in layers], dim=-1)
 
 
 class Attention(nn.Module):

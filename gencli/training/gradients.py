@@ -7,6 +7,7 @@ pass still runs; a sharded model does the same for the part of the weights that 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -84,9 +85,11 @@ class Gradients:
     def _compile(self, rows: Rows) -> None:
         """Compile forward and backward pass, and run both once without teaching anything."""
         tokens, targets = rows
-        self._objective.compile()
         try:
-            self._loss(tokens, np.full_like(targets, IGNORED)).backward()  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the compiler's own, about its own parts
+                self._objective.compile(dynamic=False)
+                self._loss(tokens, np.full_like(targets, IGNORED)).backward()  # type: ignore[no-untyped-call]
         except Exception as error:  # whatever a compiler may raise: the run goes on without it
             torch.compiler.reset()
             self._objective = Objective(self.model)
