@@ -136,7 +136,7 @@ class PretrainSettings(Training, TokenizerChoice):
     )
     size: str = knob(
         "auto", "How large the model is; auto goes by the time and the text.",
-        choices=("auto", "nano", "tiny", "small", "base"), panel=SHAPE,
+        choices=("auto", "nano", "micro", "tiny", "small", "base"), panel=SHAPE,
     )  # fmt: skip
     dry_run: bool = knob(False, "Say what the run would be and what to expect of it, and stop.", panel=LENGTH)
     compile: str = knob(

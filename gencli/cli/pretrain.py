@@ -39,7 +39,7 @@ def pretrain(settings: PretrainSettings) -> None:
     from gencli.model.folder import TOKENIZER
     from gencli.text.corpus import open_corpus
     from gencli.training.assembly import Outside
-    from gencli.training.pretraining import prepare_pretraining, prepare_text
+    from gencli.training.pretraining import prepare_pretraining, prepare_text, runtime_for
     from gencli.training.world import current
     from gencli.ui import Screen
 
@@ -53,6 +53,7 @@ def pretrain(settings: PretrainSettings) -> None:
 
     def prepare(signals: Signals, clock: Callable[[], float], tokenizer: Path) -> Run:
         total = sum(path.stat().st_size for path in corpus.files)
+        runtime = runtime_for(settings, world)
         with screen.counted("tokenising", total) as count, world.in_turn(signals.check):
 
             def progress(done: int) -> None:
@@ -62,7 +63,7 @@ def pretrain(settings: PretrainSettings) -> None:
 
             world.await_file(tokenizer)
             material = prepare_text(
-                settings, corpus, tokenizer, cache_folder(), say=screen.note, progress=progress
+                settings, corpus, tokenizer, cache_folder(), runtime, say=screen.note, progress=progress
             )
         signals.check()
         tokens = material.tokens
@@ -72,7 +73,10 @@ def pretrain(settings: PretrainSettings) -> None:
         )
         sample = sampler([settings.sample_prompt], chat=False)
         return prepare_pretraining(
-            settings, material, Outside(screen.note, signals.stop, clock, sample, world, cache_folder())
+            settings,
+            material,
+            runtime,
+            Outside(screen.note, signals.stop, clock, sample, world, cache_folder()),
         )
 
     path = settings.model / TOKENIZER

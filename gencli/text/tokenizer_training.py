@@ -61,9 +61,12 @@ class TrainedTokenizer:
     notes: tuple[str, ...]
 
 
-def suggested_vocabulary(nbytes: int) -> int:
-    """Return a vocabulary for a corpus of so many bytes: 1024 * megabytes^0.75, in 64s, from 512 to 16000."""
-    pieces: float = 1024 * (max(nbytes, 0) / 1e6) ** 0.75
+def suggested_vocabulary(nbytes: int, fineness: float = 1.0) -> int:
+    """Return a vocabulary for a corpus of so many bytes: 1024 * megabytes^0.75, in 64s, from 512 to 16000.
+
+    `fineness` above 1 makes for fewer pieces, which are shorter.
+    """
+    pieces: float = 1024 / fineness * (max(nbytes, 0) / 1e6) ** 0.75
     return min(_MOST_UNASKED, max(512, 64 * round(pieces / 64)))
 
 
@@ -75,10 +78,12 @@ def train_tokenizer(
     kind: str = "bpe",
     character_coverage: float = 0.9995,
     sample_bytes: int = 64 << 20,
+    fineness: float = 1.0,
 ) -> TrainedTokenizer:
     """Train a tokenizer on `corpus`, write it to the file `destination`, and return it.
 
-    `vocabulary` None chooses one by the size of the corpus, or by its characters if they need more. A corpus
+    `vocabulary` None chooses one by the size of the corpus and by `fineness`, or by its characters if they need
+    more. A corpus
     of more than `sample_bytes` (16 MB for unigram) is sampled evenly; a vocabulary that the corpus can't fill
     is lowered; characters that don't fit are left to byte pieces: each with a note. The same corpus and
     arguments give the same file on any machine. Raises TokenizerError for arguments that can't be, and
@@ -92,7 +97,9 @@ def train_tokenizer(
         parts = f"{sample.nbytes / 1e6:.1f} of {sample.total_bytes / 1e6:.1f} MB"
         notes.append(f"the tokenizer learned from an even sample of the corpus: {parts}")
     characters = _Characters.of(sample.texts)
-    wanted = vocabulary or max(suggested_vocabulary(sample.total_bytes), _vocabulary_for(characters))
+    wanted = vocabulary or max(
+        suggested_vocabulary(sample.total_bytes, fineness), _vocabulary_for(characters)
+    )
     asked = characters.covering(character_coverage)
     kept = min(asked, _room(kind, wanted))
     if kept < asked:

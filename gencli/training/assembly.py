@@ -34,7 +34,7 @@ from gencli.training.sharding import ShardedOptimizer, shard, whole
 from gencli.training.world import World
 
 # The rates of embedding and head keep these proportions to that of the matrices.
-EMBEDDING_RATE, HEAD_RATE = 1.5, 0.15
+EMBEDDING_RATE, HEAD_RATE = 2.0, 0.15
 
 
 @dataclass(frozen=True)

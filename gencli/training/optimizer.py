@@ -28,7 +28,7 @@ class Rates:
     matrices: float = 0.02
     embedding: float = 0.03
     head: float = 0.003
-    momentum: float = 0.95
+    momentum: float = 0.9
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.8, 0.95)
     epsilon: float = 1e-10

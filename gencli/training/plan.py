@@ -12,6 +12,7 @@ import contextlib
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +44,16 @@ class Choice:
 
 
 CHOICES = (
-    Choice(70, "nano", 128, 1024),
-    Choice(300, "tiny", 128, 1024),
-    Choice(1800, "tiny", 256, 2048),
+    Choice(60, "nano", 128, 1024),
+    Choice(100, "nano", 128, 2048),
+    Choice(300, "micro", 128, 2048),
+    Choice(2400, "tiny", 128, 2048),
     Choice(7200, "small", 256, 4096),
     Choice(math.inf, "small", 512, 8192),
 )
+# Seconds of the reference machine for each megabyte, and what fineness of the vocabulary is best up to it
+FINENESS = ((35.0, 0.5), (150.0, 1.0), (math.inf, 2.0))
+
 LEARNING_RATE = 0.02
 PROCESS_BYTES = 450 << 20  # of a process that has torch loaded and has done nothing yet
 
@@ -63,8 +68,10 @@ class Regularisation:
 
 
 REGULARISED = (
-    Regularisation(2, 0.0, 0.0),
-    Regularisation(math.inf, 0.1, 0.2),
+    Regularisation(1.5, 0.0, 0.0),
+    Regularisation(3.5, 0.0, 0.1),
+    Regularisation(8.0, 0.1, 0.3),
+    Regularisation(math.inf, 0.2, 0.3),
 )
 
 
@@ -132,6 +139,7 @@ def measured_pace(shape: Shape, runtime: Runtime, *, rows: int, seconds: float) 
     return rows * shape.context / float(np.median(times))
 
 
+@lru_cache(maxsize=1)
 def reference_speed(runtime: Runtime) -> float:
     """Return how many times as fast as the reference machine this one is."""
     return measured_pace(preset("nano", 2048), runtime, rows=PROBED_ROWS, seconds=0.3) / REFERENCE_PACE
@@ -140,6 +148,18 @@ def reference_speed(runtime: Runtime) -> float:
 def choice_for(seconds: float) -> Choice:
     """Return what is best in so many seconds of the reference machine."""
     return next(choice for choice in CHOICES if seconds <= choice.seconds)
+
+
+def fineness_for(seconds: float | None, nbytes: int, runtime: Runtime) -> float:
+    """Return how fine the pieces of a vocabulary are best, for a run of so many seconds on so many bytes.
+
+    Long pieces teach a model much in little time; what is read over and over is learned by heart less if the
+    pieces are short.
+    """
+    if seconds is None:
+        return 1.0
+    thoroughness = seconds * reference_speed(runtime) / max(1e-3, nbytes / 1e6)
+    return next(fineness for most, fineness in FINENESS if thoroughness <= most)
 
 
 def planned(

@@ -20,7 +20,7 @@ from gencli.training.assembly import Lineage, Outside, assemble, length_of
 from gencli.training.batches import PackedBatches, in_order
 from gencli.training.held_out import HeldOut, token_bytes_of
 from gencli.training.loop import Run
-from gencli.training.plan import DEFAULT_SECONDS, Plan, planned, shape_of
+from gencli.training.plan import DEFAULT_SECONDS, Plan, fineness_for, planned, shape_of
 from gencli.training.runtime import Runtime, choose_runtime, with_compiler
 from gencli.training.world import World
 
@@ -44,6 +44,7 @@ def prepare_text(
     corpus: Corpus,
     path: Path,
     cache: Path,
+    runtime: Runtime,
     *,
     say: Callable[[str], None],
     progress: Callable[[int], None],
@@ -62,6 +63,9 @@ def prepare_text(
             vocabulary=settings.vocab_size,
             kind=settings.kind,
             character_coverage=settings.character_coverage,
+            fineness=fineness_for(
+                time_of(settings), sum(file.stat().st_size for file in corpus.files), runtime
+            ),
         )
         tokenizer = trained.tokenizer
         say(f"trained a tokenizer of {tokenizer.vocabulary:,} pieces")
@@ -73,6 +77,20 @@ def prepare_text(
     return Material(corpus, tokenizer, tokens)
 
 
+def time_of(settings: PretrainSettings) -> float | None:
+    """Return the limit in time of a run, in seconds, or None if it is limited otherwise."""
+    if settings.time:
+        return seconds_of(settings.time)
+    return None if any((settings.steps, settings.tokens, settings.epochs)) else DEFAULT_SECONDS
+
+
+def runtime_for(settings: PretrainSettings, world: World) -> Runtime:
+    """Return where and how this process computes."""
+    return choose_runtime(
+        world.device(settings.device), precision=settings.precision, threads=settings.threads
+    )
+
+
 def decided(
     settings: PretrainSettings, material: Material, runtime: Runtime, outside: Outside
 ) -> tuple[PretrainSettings, Plan | None]:
@@ -80,8 +98,7 @@ def decided(
     if settings.resume and settings.batch_size is not None:
         return replace(settings, compile="on" if settings.compile == "on" else "off"), None
     tokens, share = material.tokens, 1 - settings.validation
-    limits = (settings.time, settings.steps, settings.tokens, settings.epochs)
-    seconds = seconds_of(settings.time) if settings.time else None if any(limits) else DEFAULT_SECONDS
+    seconds = time_of(settings)
     settings, plan = planned(
         settings,
         runtime,
@@ -115,15 +132,14 @@ def same_choice(settings: PretrainSettings, ours: PretrainSettings, world: World
     return replace(settings, **world.told({name: getattr(ours, name) for name in names}))
 
 
-def prepare_pretraining(settings: PretrainSettings, material: Material, outside: Outside) -> Run:
+def prepare_pretraining(
+    settings: PretrainSettings, material: Material, runtime: Runtime, outside: Outside
+) -> Run:
     """Return a run that is ready to begin, or to go on from its newest checkpoint.
 
     Raises CorpusError for too little text, RunStateError when there is nothing to resume.
     """
     tokenizer, tokens, world = material.tokenizer, material.tokens, outside.world
-    runtime = choose_runtime(
-        world.device(settings.device), precision=settings.precision, threads=settings.threads
-    )
     ours, plan = decided(settings, material, runtime, outside)
     settings = same_choice(settings, ours, world)
     assert settings.batch_size is not None
