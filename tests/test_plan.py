@@ -22,6 +22,7 @@ from gencli.training.plan import (
     REGULARISED,
     Plan,
     choice_for,
+    fineness_for,
     fitting_rows,
     measured_pace,
     memory_of,
@@ -37,7 +38,12 @@ SETTINGS = PretrainSettings(model=Path("m"))
 @pytest.fixture(autouse=True)
 def known_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every model train at the pace of the reference machine."""
-    monkeypatch.setattr(module, "measured_pace", lambda *_, **__: module.REFERENCE_PACE)
+    set_pace(monkeypatch, module.REFERENCE_PACE)
+
+
+def set_pace(monkeypatch: pytest.MonkeyPatch, tokens_per_second: float) -> None:
+    monkeypatch.setattr(module, "measured_pace", lambda *_, **__: tokens_per_second)
+    module.reference_speed.cache_clear()
 
 
 def plan_for(
@@ -57,9 +63,9 @@ def test_more_time_makes_a_larger_model_and_larger_steps() -> None:
 
 
 def test_a_slow_machine_plans_like_a_fast_one_with_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    fast = plan_for(seconds=CHOICES[0].seconds * 2)[1]
-    monkeypatch.setattr(module, "measured_pace", lambda *_, **__: module.REFERENCE_PACE / 4)
-    slow = plan_for(seconds=CHOICES[0].seconds * 2)[1]
+    fast = plan_for(seconds=200)[1]
+    set_pace(monkeypatch, module.REFERENCE_PACE / 4)
+    slow = plan_for(seconds=200)[1]
     assert slow.parameters < fast.parameters
     assert slow.parameters == preset(CHOICES[0].size, 1000).parameters
 
@@ -89,7 +95,7 @@ def test_without_a_limit_in_time_the_speed_of_the_machine_decides_nothing(
 ) -> None:
     given = replace(SETTINGS, steps=500)
     here, _ = plan_for(given)
-    monkeypatch.setattr(module, "measured_pace", lambda *_, **__: 10.0)
+    set_pace(monkeypatch, 10.0)
     assert plan_for(given)[0] == here
 
 
@@ -147,6 +153,13 @@ def test_choices_cover_any_time() -> None:
 def test_the_pace_is_that_of_whole_steps() -> None:
     pace = measured_pace(preset("nano", 400), RUNTIME, rows=2, seconds=0.1)
     assert 10 < pace < 1e7
+
+
+def test_pieces_are_the_finer_the_more_often_a_text_is_read() -> None:
+    found = [fineness_for(seconds, 1_000_000, RUNTIME) for seconds in (10, 60, 10_000)]
+    assert found == sorted(found) and found[0] < found[-1]
+    assert fineness_for(10_000, 1_000_000_000, RUNTIME) == found[0]
+    assert fineness_for(None, 1_000_000, RUNTIME) == 1.0
 
 
 def test_dry_run_says_the_plan_and_touches_nothing(tmp_path: Path, cli: Cli) -> None:

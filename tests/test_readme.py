@@ -26,7 +26,7 @@ def toy(line: str) -> str:
     """Return a README line made small: the length of a run is all that changes."""
     if "--resume" in line:
         return line.replace("--time 20m", "--steps 5")
-    line = line.replace("--time 10m --size tiny", TOY).replace("--time 10m", TOY)
+    line = line.replace("--time 10m --size micro", TOY).replace("--time 10m", TOY).replace("--time 2h", TOY)
     return line.replace("-o models/qa", "-o models/qa --steps 3")
 
 

@@ -47,7 +47,7 @@ CHOICES = (
     Choice(60, "nano", 128, 1024),
     Choice(100, "nano", 128, 2048),
     Choice(300, "micro", 128, 2048),
-    Choice(2400, "tiny", 128, 2048),
+    Choice(2400, "tiny", 256, 2048),
     Choice(7200, "small", 256, 4096),
     Choice(math.inf, "small", 512, 8192),
 )
