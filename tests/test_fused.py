@@ -75,3 +75,20 @@ def test_bfloat16_is_close_to_float32() -> None:
         torch.autograd.grad(half.sum(), halves), torch.autograd.grad(whole.sum(), [q, k, v]), strict=True
     ):
         torch.testing.assert_close(one.float(), other, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_mean_and_its_gradient_is_its_mask(share: float) -> None:
+    torch.manual_seed(3)
+    x = torch.ones(211, 97, requires_grad=True)
+    y = fused.dropout(x, share)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    y = y.detach()
+    zeros = float((y == 0).float().mean())
+    assert zeros == pytest.approx(share, abs=0.01)
+    assert float(y.mean()) == pytest.approx(1.0, abs=0.05)
+    assert len(set(y.flatten().tolist())) == 2
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient, y)
+    torch.manual_seed(3)
+    torch.testing.assert_close(fused.dropout(x, share).detach(), y)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gencli.model.cache import KVCache
-from gencli.model.fused import heads_in_place, masked_attention, rms_norm
+from gencli.model.fused import dropout, heads_in_place, masked_attention, rms_norm
 from gencli.model.shape import Shape
 
 
@@ -114,7 +114,7 @@ class Block(nn.Module):
         return x + self.drop(self.mlp(self.post_attention_layernorm(x)))
 
     def drop(self, branch: Tensor) -> Tensor:
-        return F.dropout(branch, self.dropout, self.training) if self.dropout else branch
+        return dropout(branch, self.dropout) if self.dropout and self.training else branch
 
 
 class Trunk(nn.Module):

@@ -10,7 +10,7 @@ from gencli.errors import ModelError
 # layers, width, heads, key-value heads, context; the widths of a head stay between 32 and 64
 PRESETS: dict[str, tuple[int, int, int, int, int]] = {
     "nano": (4, 128, 4, 4, 128),
-    "micro": (4, 192, 6, 6, 128),
+    "micro": (4, 192, 6, 6, 256),
     "tiny": (4, 256, 8, 8, 256),
     "small": (6, 384, 6, 6, 512),
     "base": (12, 768, 12, 12, 1024),

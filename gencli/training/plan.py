@@ -45,14 +45,14 @@ class Choice:
 
 CHOICES = (
     Choice(60, "nano", 128, 1024),
-    Choice(100, "nano", 128, 2048),
-    Choice(300, "micro", 128, 2048),
+    Choice(100, "nano", 256, 2048),
+    Choice(300, "micro", 256, 2048),
     Choice(2400, "tiny", 256, 2048),
     Choice(7200, "small", 256, 4096),
     Choice(math.inf, "small", 512, 8192),
 )
 # Seconds of the reference machine for each megabyte, and what fineness of the vocabulary is best up to it
-FINENESS = ((35.0, 0.5), (150.0, 1.0), (math.inf, 2.0))
+FINENESS = ((35.0, 0.5), (70.0, 1.0), (math.inf, 2.0))
 
 LEARNING_RATE = 0.02
 PROCESS_BYTES = 450 << 20  # of a process that has torch loaded and has done nothing yet
