@@ -88,7 +88,6 @@ def test_dropout_keeps_the_mean_and_its_gradient_is_its_mask(share: float) -> No
     assert zeros == pytest.approx(share, abs=0.01)
     assert float(y.mean()) == pytest.approx(1.0, abs=0.05)
     assert len(set(y.flatten().tolist())) == 2
-    (gradient,) = torch.autograd.grad(y.sum(), x)
     torch.testing.assert_close(gradient, y)
     torch.manual_seed(3)
     torch.testing.assert_close(fused.dropout(x, share).detach(), y)
