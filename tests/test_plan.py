@@ -49,9 +49,7 @@ def set_pace(monkeypatch: pytest.MonkeyPatch, tokens_per_second: float) -> None:
 def plan_for(
     given: PretrainSettings = SETTINGS, seconds: float | None = None, tokens: int = 1 << 20
 ) -> tuple[PretrainSettings, Plan]:
-    return planned(
-        given, RUNTIME, vocabulary=1000, train_tokens=tokens, train_bytes=3.0 * tokens, seconds=seconds
-    )
+    return planned(given, RUNTIME, vocabulary=1000, train_tokens=tokens, seconds=seconds, trigram=2.0)
 
 
 def test_more_time_makes_a_larger_model_and_larger_steps() -> None:

@@ -25,6 +25,7 @@ from gencli.model.scoring import total_loss
 from gencli.model.shape import Shape, preset, reshaped
 from gencli.settings import PretrainSettings
 from gencli.training.events import Event
+from gencli.training.forecast import expected_bits
 from gencli.training.optimizer import Optimizer, Rates
 from gencli.training.runtime import Runtime
 
@@ -168,19 +169,20 @@ def planned(
     *,
     vocabulary: int,
     train_tokens: int,
-    train_bytes: float,
     seconds: float | None,
+    trigram: float | None = None,
     processes: int = 1,
 ) -> tuple[PretrainSettings, Plan]:
     """Return the settings with all that was left open filled in, and the plan that they make.
 
-    The text to learn from has so many tokens and bytes; `seconds` is what is left for training, None for a
-    run that is limited otherwise. Raises UsageError for numbers that make no model.
+    There are so many tokens to learn from; `seconds` is what is left for training, None for a run that is
+    limited otherwise. `trigram` are the bits per byte that held-out text costs a trigram model, if there is
+    any. Raises UsageError for numbers that make no model.
     """
     budget = seconds or DEFAULT_SECONDS
     # Without a limit in time the speed decides nothing: the same command is the same run everywhere.
-    speed = reference_speed(runtime) * processes if seconds else 1.0
-    settings = _shaped(settings, choice_for(budget * speed), train_tokens)
+    speed = reference_speed(runtime) * processes
+    settings = _shaped(settings, choice_for(budget * (speed if seconds else 1.0)), train_tokens)
     shape = shape_of(settings, vocabulary)
     assert settings.batch_size is not None
     rows = -(-settings.batch_size // processes)
@@ -192,6 +194,7 @@ def planned(
     settings = _regularised(replace(settings, rows_at_once=at_once if at_once < rows else 0), epochs)
     assert settings.batch_size is not None
     assert settings.learning_rate is not None and settings.dropout is not None
+    takes = steps * step_tokens / pace
     plan = Plan(
         layers=shape.layers,
         width=shape.width,
@@ -207,8 +210,8 @@ def planned(
         tokens_per_second=pace,
         steps=steps,
         epochs=epochs,
-        seconds=steps * step_tokens / pace,
-        bits_per_byte=None,
+        seconds=takes,
+        bits_per_byte=expected_bits(trigram, takes * speed) if trigram else None,
         memory_bytes=memory_of(shape, at_once, runtime),
     )
     return settings, plan

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gencli.errors import CorpusError
 from gencli.knobs import seconds_of
@@ -18,6 +20,7 @@ from gencli.text.tokenizer_training import train_tokenizer
 from gencli.text.tokens import TokenFile, held_out, tokenize_corpus
 from gencli.training.assembly import Lineage, Outside, assemble, length_of
 from gencli.training.batches import PackedBatches, in_order
+from gencli.training.forecast import trigram_bits
 from gencli.training.held_out import HeldOut, token_bytes_of
 from gencli.training.loop import Run
 from gencli.training.plan import DEFAULT_SECONDS, Plan, fineness_for, planned, shape_of
@@ -97,19 +100,27 @@ def decided(
     """Return the settings with all that was left open filled in, and the plan; a resumed run keeps its own."""
     if settings.resume and settings.batch_size is not None:
         return replace(settings, compile="on" if settings.compile == "on" else "off"), None
-    tokens, share = material.tokens, 1 - settings.validation
+    tokens, tokenizer = material.tokens, material.tokenizer
+    train, validation = held_out(tokens, share=settings.validation, bos=tokenizer.bos)
     seconds = time_of(settings)
     settings, plan = planned(
         settings,
         runtime,
-        vocabulary=material.tokenizer.vocabulary,
-        train_tokens=int(share * len(tokens.ids)),
-        train_bytes=share * tokens.source_bytes,
+        vocabulary=tokenizer.vocabulary,
+        train_tokens=sum(end - start for start, end in train),
+        trigram=trigram_bits(
+            tokens.ids, train, validation, vocabulary=tokenizer.vocabulary, token_bytes=_token_bytes(material)
+        ),
         seconds=max(1.0, seconds - outside.clock() - CLOSING_SECONDS) if seconds else None,
         processes=outside.world.size,
     )
     runtime = _with_compiler(runtime, settings, plan, outside)
     return replace(settings, compile="on" if runtime.compiled else "off"), plan
+
+
+def _token_bytes(material: Material) -> NDArray[np.float64]:
+    tokenizer = material.tokenizer
+    return token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=material.tokens.end_bytes)
 
 
 def _with_compiler(
@@ -156,7 +167,7 @@ def prepare_pretraining(
     )
     if settings.validation and not windows:
         raise CorpusError("no text is left to judge the model on", hint="add text, or --validation 0")
-    sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=tokens.end_bytes)
+    sizes = _token_bytes(material)
     model = GPT(shape, dropout=settings.dropout or 0.0)
     model.initialise(torch.Generator().manual_seed(settings.seed))
     lineage = Lineage(
