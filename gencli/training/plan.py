@@ -151,6 +151,11 @@ def choice_for(seconds: float) -> Choice:
     return next(choice for choice in CHOICES if seconds <= choice.seconds)
 
 
+def longest_for(train_tokens: int) -> float:
+    """Return after how many seconds of the reference machine a larger model learns nothing from so little text."""
+    return max(2400.0, train_tokens / 2000)
+
+
 def fineness_for(seconds: float | None, nbytes: int, runtime: Runtime) -> float:
     """Return how fine the pieces of a vocabulary are best, for a run of so many seconds on so many bytes.
 
@@ -180,14 +185,18 @@ def planned(
     any. Raises UsageError for numbers that make no model.
     """
     budget = seconds or DEFAULT_SECONDS
-    # Without a limit in time the speed decides nothing: the same command is the same run everywhere.
     speed = reference_speed(runtime) * processes
-    settings = _shaped(settings, choice_for(budget * (speed if seconds else 1.0)), train_tokens)
+    # Without a limit in time the speed decides nothing: the same command is the same run everywhere.
+    choice = choice_for(min(budget * (speed if seconds else 1.0), longest_for(train_tokens)))
+    settings = _shaped(settings, choice, train_tokens)
     shape = shape_of(settings, vocabulary)
     assert settings.batch_size is not None
     rows = -(-settings.batch_size // processes)
     at_once = min(rows, settings.rows_at_once or rows, fitting_rows(shape, runtime))
-    pace = processes * measured_pace(shape, runtime, rows=at_once, seconds=min(2.0, 0.02 * budget))
+    if settings.shard:  # no process alone can try it
+        pace = REFERENCE_PACE * speed * preset("nano", 2048).parameters / shape.parameters
+    else:
+        pace = processes * measured_pace(shape, runtime, rows=at_once, seconds=min(2.0, 0.02 * budget))
     step_tokens = settings.batch_size * shape.context
     steps = steps_of(settings, seconds, pace / step_tokens, train_tokens)
     epochs = steps * step_tokens / max(1, train_tokens)
