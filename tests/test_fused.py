@@ -40,6 +40,20 @@ def test_rms_norm() -> None:
     )
 
 
+def test_swiglu() -> None:
+    joint = drawn(2, 5, 12)
+    gate, up = joint.chunk(2, dim=-1)
+    same_with_gradients(fused.swiglu(joint), F.silu(gate) * up, [joint])
+
+
+def test_rms_norm_of_more_rows_than_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "ROWS_IN_CACHE", 4)
+    x, weight = drawn(3, 5, 24), drawn(24, seed=1)
+    same_with_gradients(
+        fused.rms_norm(x, weight, EPSILON), F.rms_norm(x, (24,), weight, EPSILON), [x, weight]
+    )
+
+
 @pytest.mark.parametrize("rows", [None, 2])
 def test_heads_in_place(rows: int | None) -> None:
     x, weight = drawn(2, 7, 3, 8), drawn(8, seed=1)  # (B, T, H, D)

@@ -10,6 +10,7 @@ Shapes: B rows, T tokens, C width, H heads, D width of a head.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 QUERIES_AT_ONCE = 128  # rows of the attention matrix that are made together
+ROWS_IN_CACHE = 1024  # rows that a norm works on at a time
 LONGEST_STORED = 2048  # tokens up to which a step keeps the attention matrix for its backward pass
 
 
@@ -55,6 +57,11 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return cast(Tensor, _MaskedAttention.apply(q, k, v)).view(size)  # type: ignore[no-untyped-call]
 
 
+def swiglu(joint: Tensor) -> Tensor:
+    """Return silu(gate) up (..., F) of the two halves of joint (..., 2 F) (Shazeer 2020)."""
+    return cast(Tensor, _SwiGLU.apply(joint))  # type: ignore[no-untyped-call]
+
+
 def dropout(x: Tensor, share: float) -> Tensor:
     """Return x with about `share` of its components set to zero and the others scaled up (Srivastava et al. 2014).
 
@@ -82,17 +89,48 @@ class _RMSNorm(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
         inverse = _inverse_rms(x, epsilon)
         ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).mul_(weight).to(dtype)
+        y = torch.empty(x.shape, dtype=dtype, device=x.device)
+        for out, rows, factors in _in_blocks(y, x, inverse):
+            out.copy_((rows * factors).mul_(weight))
+        return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight, inverse = ctx.saved_tensors
-        g = gradient.to(x.dtype)
-        products = (g * x).flatten(0, -2)  # (N, C)
-        factors = inverse.flatten()  # (N,)
-        means = (products @ weight).mul_(factors.pow(3)).div_(-x.size(-1)).view_as(inverse)
-        dx = (g * weight).mul_(inverse).addcmul_(x, means)
-        return dx, products.mT @ factors, None, None
+        dx, dw = torch.empty_like(x), torch.zeros_like(weight)
+        for out, rows, factors, part in _in_blocks(dx, x, inverse, gradient):
+            g = part.to(x.dtype)
+            products = g * rows  # (N, C)
+            dw.addmv_(products.mT, factors[:, 0])
+            means = torch.mv(products, weight).mul_(factors[:, 0].pow(3)).div_(-x.size(-1))
+            torch.mul(g, weight, out=out).mul_(factors).addcmul_(rows, means.unsqueeze(1))
+        return dx, dw, None, None
+
+
+def _in_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield some rows of all tensors (..., C) at a time, few enough to stay in a processor's cache."""
+    flat = [tensor.view(-1, tensor.size(-1)) for tensor in tensors]
+    return zip(*(torch.split(tensor, ROWS_IN_CACHE) for tensor in flat), strict=True)
+
+
+class _SwiGLU(Function):
+    """y = silu(a) b; da = g b silu'(a), db = g silu(a), written side by side as they came."""
+
+    @staticmethod
+    def forward(ctx: Any, joint: Tensor) -> Tensor:
+        ctx.save_for_backward(joint)
+        gate, up = joint.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (joint,) = ctx.saved_tensors
+        gate, up = joint.chunk(2, dim=-1)
+        d_joint = torch.empty_like(joint)
+        d_gate, d_up = d_joint.chunk(2, dim=-1)
+        torch.mul(gradient, F.silu(gate), out=d_up)
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=d_gate)
+        return d_joint
 
 
 class _HeadsInPlace(Function):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gencli.model.cache import KVCache
-from gencli.model.fused import dropout, heads_in_place, masked_attention, rms_norm
+from gencli.model.fused import dropout, heads_in_place, masked_attention, rms_norm, swiglu
 from gencli.model.shape import Shape
 
 
@@ -42,10 +42,9 @@ class RMSNorm(nn.Module):
         return heads_in_place(x, self.weight, self.epsilon, *rotation)
 
 
-def joint_linear(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    """Return what each layer makes of x, by one matrix product for all."""
-    joint = torch.cat([layer.weight for layer in layers])
-    return torch.split(F.linear(x, joint), [layer.out_features for layer in layers], dim=-1)
+def joint_linear(x: Tensor, *layers: nn.Linear) -> Tensor:
+    """Return what the layers make of x, side by side, by one matrix product for all."""
+    return F.linear(x, torch.cat([layer.weight for layer in layers]))
 
 
 class Attention(nn.Module):
@@ -65,7 +64,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
         B, T, _ = x.shape  # (B, T, C)
         D = self.head_width
-        q, k, v = joint_linear(x, self.q_proj, self.k_proj, self.v_proj)
+        joint = joint_linear(x, self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = joint.split([self.heads * D, self.kv_heads * D, self.kv_heads * D], dim=-1)  # type: ignore[no-untyped-call]
         q = self.q_norm.per_head(q.view(B, T, self.heads, D), rotation)  # (B, H, T, D)
         k = self.k_norm.per_head(k.view(B, T, self.kv_heads, D), rotation)  # (B, G, T, D)
         v = v.view(B, T, self.kv_heads, D).transpose(1, 2)  # (B, G, T, D)
@@ -94,8 +94,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(shape.hidden, shape.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = joint_linear(x, self.gate_proj, self.up_proj)
-        return self.down_proj(F.silu(gate) * up)  # type: ignore[no-any-return]
+        return self.down_proj(swiglu(joint_linear(x, self.gate_proj, self.up_proj)))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):

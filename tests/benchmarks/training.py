@@ -9,7 +9,7 @@ Each prints one JSON line a figure. Peers come with the extra `benchmarks`.
 
 throughput  whole training steps (forward, backward, clip, update) of 6 layers of width 384, context 256, a
             vocabulary of 256, in turn with Hugging Face's GPT-2 of that shape (eager, float32, AdamW), and the
-            speed of a plain matrix product measured between them
+            speed of a plain matrix product measured between them; ours eager, then compiled
 quality     whole processes of growing --time, each in an empty folder with an empty cache, until the last tenth
             of the text costs at most BITS bits per byte, read in windows of the model's context without overlap
 budgets     the same for each --time: how long the process took, and what the held-out tenth costs
@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -111,9 +112,9 @@ def operations_per_token() -> float:
     )  # half of T keys, twice
 
 
-def throughput(rows: int) -> Iterator[Figure]:
+def throughput(rows: int, *, compiled: bool) -> Iterator[Figure]:
     """Yield tokens a second of ours and of the peer, their ratio, and the share of the machine's ceiling."""
-    runtime = choose_runtime()
+    runtime = replace(choose_runtime(), compiled=compiled)
     ours, peer = our_step(rows, runtime), peer_step(rows)
     for step in (ours, ours, peer, peer):
         step()
@@ -177,7 +178,8 @@ def figures(arguments: Sequence[str]) -> Iterator[Figure]:
     which, *rest = arguments or ["throughput"]
     if which == "throughput":
         for rows in map(int, rest or ["8", "32"]):
-            yield from throughput(rows)
+            yield from throughput(rows, compiled=False)
+            yield from throughput(rows, compiled=True)
     elif which == "quality":
         yield from quality(Path(rest[0]), float(rest[1]), rest[2:])
     elif which == "budgets":
