@@ -40,6 +40,12 @@ def test_rms_norm() -> None:
     )
 
 
+def test_rms_norm_of_transposed_rows() -> None:
+    x, weight = drawn(5, 3, 24), drawn(24, seed=1)
+    plain = F.rms_norm(x.transpose(0, 1), (24,), weight, EPSILON)
+    same_with_gradients(fused.rms_norm(x.transpose(0, 1), weight, EPSILON), plain, [x, weight])
+
+
 def test_swiglu() -> None:
     joint = drawn(2, 5, 12)
     gate, up = joint.chunk(2, dim=-1)

@@ -97,7 +97,8 @@ class _RMSNorm(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight, inverse = ctx.saved_tensors
-        dx, dw = torch.empty_like(x), torch.zeros_like(weight)
+        dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        dw = torch.zeros_like(weight)
         for out, rows, factors, part in _in_blocks(dx, x, inverse, gradient):
             g = part.to(x.dtype)
             products = g * rows  # (N, C)
@@ -109,7 +110,7 @@ class _RMSNorm(Function):
 
 def _in_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield some rows of all tensors (..., C) at a time, few enough to stay in a processor's cache."""
-    flat = [tensor.view(-1, tensor.size(-1)) for tensor in tensors]
+    flat = [tensor.reshape(-1, tensor.size(-1)) for tensor in tensors]
     return zip(*(torch.split(tensor, ROWS_IN_CACHE) for tensor in flat), strict=True)
 
 
