@@ -30,7 +30,8 @@ from tests.conftest import Cli, same, tiny_text
 from tests.test_pipeline import wait_for_steps
 
 ROOT = Path(__file__).parent.parent
-TOY = ["--layers", "2", "--width", "32", "--context", "32", "--vocab-size", "400", "--threads", "1"]
+EXACT = ["--threads", "1", "--precision", "float32", "--dropout", "0"]
+TOY = ["--layers", "2", "--width", "32", "--context", "32", "--vocab-size", "400", *EXACT]
 PRETRAIN = [*TOY, "--batch-size", "5", "--evaluate-every", "20"]
 STEPS = 60
 
@@ -183,7 +184,7 @@ def test_two_processes_pretrain_as_one(alone: Path, pair: Path) -> None:
 def test_two_processes_fine_tune_as_one(workplace: Path, alone: Path, cli: Cli) -> None:
     """The rows of a batch are parted unevenly and in parts; the last one leaves a process without any."""
     given = ["-m", alone, "--epochs", 2, "--batch-size", 5, "--rows-at-once", 2, "--evaluate-every", 4]
-    given += ["--validation", 0.05, "--threads", 1]
+    given += ["--validation", 0.05, *EXACT]
     one, two = workplace / "tuned", workplace / "tuned-by-two"
     outcome = cli("finetune", workplace / "pairs.jsonl", "-o", one, *given, "-q")
     assert outcome.code == 0, outcome.err
