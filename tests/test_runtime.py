@@ -52,7 +52,9 @@ def decided(choice: str, seconds: float | None, cache: Path) -> Runtime:
 
 def test_a_run_is_compiled_where_that_saves_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "missing_compiler", lambda device: "")
-    enough = 1.1 * module.COMPILING_SECONDS / module.COMPILED_GAIN["cpu"]
+    assert not decided("auto", 1e9, tmp_path).compiled  # it gains nothing here
+    monkeypatch.setitem(module.COMPILED_GAIN, "cpu", 0.2)
+    enough = 1.1 * module.COMPILING_SECONDS / 0.2
     assert not decided("auto", 0.5 * enough, tmp_path).compiled
     assert not decided("auto", None, tmp_path).compiled
     assert decided("on", None, tmp_path).compiled
