@@ -90,7 +90,8 @@ class Group(World):
         self._store, self._told, self._turns = meeting.store, 0, 0
         self._left = threading.Event()
         self._code: int | None = None  # of the process that failed first
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
         # Each machine has its own count, of the restarts for which it gave the cause.
         counted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         self.restarts = self.agree(max(counted, meeting.starts - 1))[0] or 0
@@ -175,6 +176,8 @@ class Group(World):
             self._wait_until_heard()
         except RuntimeError:  # the store died with the process that held it
             return _lost() if self._code is None else PeerError(self._code)
+        finally:
+            self._stop_watching()
         rank, code = map(int, told.split())
         if rank != self.rank:
             return PeerError(code)
@@ -193,7 +196,7 @@ class Group(World):
         import torch.distributed as dist
 
         self.agree(None)
-        self._left.set()
+        self._stop_watching()
         dist.destroy_process_group()
 
     def _watch(self) -> None:
@@ -207,6 +210,11 @@ class Group(World):
                     return
             except RuntimeError:
                 return  # the store is gone: closed connections will tell
+
+    def _stop_watching(self) -> None:
+        """End the thread: an interpreter that ends while a thread is inside the store aborts."""
+        self._left.set()
+        self._watcher.join(HEARING_SECONDS)
 
     def _leave_soon(self, code: int) -> None:
         def leave() -> None:
