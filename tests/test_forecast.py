@@ -70,8 +70,8 @@ def test_without_held_out_text_nothing_is_promised() -> None:
     assert trigram_bits(ids, [(0, 100)], [], vocabulary=V, token_bytes=np.ones(V)) is None
 
 
-def test_more_time_promises_more() -> None:
-    ranges = [expected_bits(2.0, seconds) for seconds in (0.0, 10, 100, 1000)]
+def test_more_tokens_promise_more() -> None:
+    ranges = [expected_bits(2.0, tokens) for tokens in (0, 10_000, 10**6, 10**9)]
     assert ranges == sorted(ranges, reverse=True)
     low, high = ranges[1]
-    assert high / low == pytest.approx((1 + SPREAD) / (1 - SPREAD))
+    assert high / low == pytest.approx((1 + SPREAD) / (1 - SPREAD), rel=0.01)

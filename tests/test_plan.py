@@ -128,6 +128,13 @@ def test_a_text_seen_often_is_not_to_be_learned_by_heart() -> None:
     assert often.weight_decay == REGULARISED[-1].weight_decay
 
 
+def test_too_many_epochs_are_told() -> None:
+    few, many = (
+        plan_for(replace(SETTINGS, size="nano", epochs=epochs))[1].lines() for epochs in (2.0, 500.0)
+    )
+    assert any("more text" in line for line in many) and not any("more text" in line for line in few)
+
+
 def test_numbers_that_make_no_model_are_the_users_error() -> None:
     with pytest.raises(UsageError, match="heads"):
         plan_for(replace(SETTINGS, width=100, heads=7))

@@ -1,8 +1,8 @@
 """What a run will reach, guessed before it begins: how well counting does on the same text, and how much better a
-model gets in the time.
+model gets.
 
 A text's own difficulty is most of what decides its bits per byte. A trigram model, made by counting in a moment,
-measures it; trained models of any text were found to stand in about the same relation to it after the same time.
+measures it; trained models of any text were found to stand in about the same relation to it after as many tokens.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ COUNTED_TOKENS = 1 << 20  # of the training text
 JUDGED_TOKENS = 1 << 16  # of the held-out text
 PARTS = 16  # that these are taken from, evenly spaced
 
-# Bits per byte over those of the trigram model after t seconds of the reference machine: LIMIT + SCALE t^-POWER,
-# fitted to runs of 10 s to 10 minutes on six texts in two languages; they lay within SPREAD of it.
-LIMIT, SCALE, POWER = 0.83, 0.67, 0.62
+# Bits per byte over those of the trigram model after n tokens: LIMIT + (FIRST / n)^POWER, fitted to runs of 6 s to
+# 10 minutes on six texts in two languages; they lay within SPREAD of it.
+LIMIT, FIRST, POWER = 0.83, 16_000, 0.62
 SPREAD = 0.1
 
 
-def expected_bits(trigram_bits: float, seconds: float) -> tuple[float, float]:
-    """Return the range of bits per byte to expect after so many seconds of the reference machine."""
-    middle = trigram_bits * (LIMIT + SCALE * max(seconds, 0.5) ** -POWER)
-    return middle * (1 - SPREAD), middle * (1 + SPREAD)
+def expected_bits(trigram_bits: float, tokens: int) -> tuple[float, float]:
+    """Return the range of bits per byte to expect of a model of fitting size that has learned from so many tokens."""
+    middle = trigram_bits * (LIMIT + (FIRST / max(tokens, 1000)) ** POWER)
+    return round(middle * (1 - SPREAD), 3), round(middle * (1 + SPREAD), 3)
 
 
 def trigram_bits(

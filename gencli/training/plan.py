@@ -56,6 +56,7 @@ CHOICES = (
 FINENESS = ((35.0, 0.5), (70.0, 1.0), (math.inf, 2.0))
 
 LEARNING_RATE = 0.02
+MANY_EPOCHS = 60
 PROCESS_BYTES = 450 << 20  # of a process that has torch loaded and has done nothing yet
 
 
@@ -113,7 +114,12 @@ class Plan(Event):
         if self.bits_per_byte is not None:
             low, high = self.bits_per_byte
             expected = f"expected {low:.2f} to {high:.2f} bits/byte on held-out text, {expected}"
-        return [f"plan: {shape}", f"      {work}, {how}", f"      {expected}"]
+        lines = [f"plan: {shape}", f"      {work}, {how}", f"      {expected}"]
+        if self.epochs > MANY_EPOCHS:
+            lines.append(
+                "      so many epochs of one text teach little: more text would do more than more time"
+            )
+        return lines
 
 
 def measured_pace(shape: Shape, runtime: Runtime, *, rows: int, seconds: float) -> float:
@@ -185,9 +191,9 @@ def planned(
     any. Raises UsageError for numbers that make no model.
     """
     budget = seconds or DEFAULT_SECONDS
-    speed = reference_speed(runtime) * processes
     # Without a limit in time the speed decides nothing: the same command is the same run everywhere.
-    choice = choice_for(min(budget * (speed if seconds else 1.0), longest_for(train_tokens)))
+    speed = reference_speed(runtime) * processes if seconds or settings.shard else 1.0
+    choice = choice_for(min(budget * speed, longest_for(train_tokens)))
     settings = _shaped(settings, choice, train_tokens)
     shape = shape_of(settings, vocabulary)
     assert settings.batch_size is not None
@@ -203,7 +209,6 @@ def planned(
     settings = _regularised(replace(settings, rows_at_once=at_once if at_once < rows else 0), epochs)
     assert settings.batch_size is not None
     assert settings.learning_rate is not None and settings.dropout is not None
-    takes = steps * step_tokens / pace
     plan = Plan(
         layers=shape.layers,
         width=shape.width,
@@ -216,11 +221,11 @@ def planned(
         learning_rate=settings.learning_rate,
         dropout=settings.dropout,
         weight_decay=settings.weight_decay or 0.0,
-        tokens_per_second=pace,
+        tokens_per_second=round(pace, 1),
         steps=steps,
         epochs=epochs,
-        seconds=takes,
-        bits_per_byte=expected_bits(trigram, takes * speed) if trigram else None,
+        seconds=steps * step_tokens / pace,
+        bits_per_byte=expected_bits(trigram, steps * step_tokens) if trigram else None,
         memory_bytes=memory_of(shape, at_once, runtime),
     )
     return settings, plan
