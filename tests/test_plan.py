@@ -179,6 +179,15 @@ def test_dry_run_says_the_plan_and_touches_nothing(tmp_path: Path, cli: Cli) -> 
     assert not model.exists()
 
 
+def test_a_resumed_run_is_not_planned_again(tmp_path: Path, cli: Cli) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(tiny_text(200), encoding="utf-8")
+    model = tmp_path / "model"
+    assert cli("pretrain", text, "-m", model, "--steps", 2, "--layers", 1, "--width", 32, "-q").code == 0
+    outcome = cli("pretrain", "-m", model, "--resume", "--dry-run", "--steps", 9)
+    assert outcome.code == 2 and "keeps its plan" in outcome.err
+
+
 def test_a_run_follows_its_plan_and_keeps_it_when_resumed(tmp_path: Path, cli: Cli) -> None:
     text = tmp_path / "text.txt"
     text.write_text(tiny_text(200), encoding="utf-8")

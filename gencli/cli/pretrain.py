@@ -47,6 +47,13 @@ def pretrain(settings: PretrainSettings) -> None:
     if not settings.corpus:
         raise UsageError("which text?", hint="give files or folders, or - for stdin")
     check_together(settings, settings.corpus)
+    if settings.dry_run and (settings.resume or world.launched):
+        raise UsageError(
+            "--dry-run plans a new run of one process",
+            hint="leave out --resume: a resumed run keeps its plan"
+            if settings.resume
+            else "try it without torchrun; more processes do more steps in the same time",
+        )
     screen = Screen(quiet=settings.quiet or not world.leads)
 
     corpus = open_corpus(settings.corpus, encoding=settings.encoding, text_field=settings.text_field)

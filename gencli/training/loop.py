@@ -8,6 +8,7 @@ same turns; the first process alone writes.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -190,6 +191,7 @@ def _fit(run: Run) -> Iterator[Event]:
             yield event
             if run.sample is not None:
                 yield Sample(state.step, *run.sample())
+            gc.collect()
             run.agree()
         progress = _progress(run, reserve)
         ended = progress >= 1.0 and state.step > 0

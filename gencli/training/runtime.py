@@ -127,7 +127,10 @@ def keep_memory(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Keep the garbage collector away from the block: a training step makes no cycles."""
+    """Keep the garbage collector away from the block, and from what is there: a training step makes no cycles.
+
+    What does make some in the block, collects them itself.
+    """
     was_enabled = gc.isenabled()
     gc.collect()
     gc.freeze()
