@@ -283,15 +283,16 @@ def shape_of(settings: PretrainSettings, vocabulary: int) -> Shape:
 def memory_of(shape: Shape, rows: int, runtime: Runtime) -> int:
     """Return about how many bytes a training process takes with so many rows in a forward pass.
 
-    Weights, gradients and optimizer state are float32, at most 4 numbers a weight, and each block keeps for
-    the backward pass its vectors, its inner layer and, below `LONGEST_STORED` tokens, its attention shares.
+    Weights, gradients, optimizer state and what an update works on are float32, about 4.5 numbers a weight.
+    Each block keeps for the backward pass its vectors, its inner layer and, below `LONGEST_STORED` tokens,
+    its attention shares. Logits are there in several forms at once.
     """
     kept = 2 if runtime.dtype == torch.bfloat16 else 4
     tokens = rows * shape.context
     attention = shape.heads * min(shape.context, LONGEST_STORED) // 2
     block = 4 * 2 * shape.width + kept * (8 * shape.width + 5 * shape.hidden + attention)
-    logits = shape.vocabulary * (kept + 4 + 4)
-    return PROCESS_BYTES + 16 * shape.parameters + tokens * (shape.layers * block + logits)
+    logits = shape.vocabulary * (kept + 14)
+    return PROCESS_BYTES + 18 * shape.parameters + tokens * (shape.layers * block + logits)
 
 
 def fitting_rows(shape: Shape, runtime: Runtime) -> int:
