@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import struct
 import unicodedata
@@ -39,10 +40,14 @@ PROBES = [
 ]
 
 
-def train(folder: Path, text: str, *, vocabulary: int | None = 400, kind: str = "bpe") -> TrainedTokenizer:
+def train(
+    folder: Path, text: str, *, vocabulary: int | None = 400, kind: str = "bpe", fineness: float = 1.0
+) -> TrainedTokenizer:
     path = folder / "corpus.txt"
     path.write_bytes(text.encode("utf-8"))
-    return train_tokenizer(open_corpus([path]), folder / "tokenizer.model", vocabulary=vocabulary, kind=kind)
+    return train_tokenizer(
+        open_corpus([path]), folder / "tokenizer.model", vocabulary=vocabulary, kind=kind, fineness=fineness
+    )
 
 
 def varint(value: int) -> bytes:
@@ -373,6 +378,21 @@ def test_the_suggested_vocabulary_grows_with_the_corpus() -> None:
     sizes = [0, 10_000, 10**6, 10**7, 10**9]
     suggestions = [suggested_vocabulary(size) for size in sizes]
     assert suggestions == [512, 512, 1024, 5760, 16_000]
+
+
+def test_finer_pieces_are_fewer_but_leave_many_characters_room(tmp_path: Path) -> None:
+    draw = random.Random(1)
+    few, many = (
+        "\n".join("".join(draw.choices(letters, k=6)) for _ in range(400_000))
+        for letters in ([chr(0x61 + n) for n in range(20)], [chr(0xAC00 + n) for n in range(400)])
+    )
+    sizes = [
+        train(tmp_path, text, vocabulary=None, fineness=fineness).tokenizer.vocabulary
+        for text in (few, many)
+        for fineness in (1.0, 2.0)
+    ]
+    assert sizes[1] == pytest.approx(sizes[0] / 2, abs=64)
+    assert sizes[2] > sizes[3] > 400 * 3
 
 
 def test_without_a_vocabulary_the_characters_decide(tmp_path: Path) -> None:

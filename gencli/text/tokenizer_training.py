@@ -47,6 +47,7 @@ _LONGEST_LINE = 2048  # characters
 _LINES_AT_ONCE = 1 << 14
 _CHARACTERS_SHARE = 0.75  # of the free pieces at most, the others are for longer pieces
 _COVERED_UNASKED = 0.99
+_PIECES_A_CHARACTER = 4  # at least, where pieces are made finer than the size of the corpus asks for
 _MOST_UNASKED = 16_000
 _THREADS = 4  # a constant, because the scores of unigram pieces depend on it
 _SCORE_STEPS = 64
@@ -97,9 +98,7 @@ def train_tokenizer(
         parts = f"{sample.nbytes / 1e6:.1f} of {sample.total_bytes / 1e6:.1f} MB"
         notes.append(f"the tokenizer learned from an even sample of the corpus: {parts}")
     characters = _Characters.of(sample.texts)
-    wanted = vocabulary or max(
-        suggested_vocabulary(sample.total_bytes, fineness), _vocabulary_for(characters)
-    )
+    wanted = vocabulary or _vocabulary_for(characters, sample.total_bytes, fineness)
     asked = characters.covering(character_coverage)
     kept = min(asked, _room(kind, wanted))
     if kept < asked:
@@ -202,10 +201,18 @@ def _room(kind: str, vocabulary: int) -> int:
     return int(free * _CHARACTERS_SHARE) - (len(_SPELLING) if kind == "unigram" else 0)
 
 
-def _vocabulary_for(characters: _Characters) -> int:
-    """Return a vocabulary that has pieces for 99% of the text's characters, so that Hangul and Han fit."""
-    pieces = len(LAYOUT) + characters.covering(_COVERED_UNASKED) / _CHARACTERS_SHARE
-    return min(_MOST_UNASKED, 64 * math.ceil(pieces / 64))
+def _vocabulary_for(characters: _Characters, nbytes: int, fineness: float) -> int:
+    """Return a vocabulary for the size of the corpus that has pieces for 99% of its characters.
+
+    So Hangul and Han fit; and pieces made finer still leave them some longer ones.
+    """
+    covered = characters.covering(_COVERED_UNASKED)
+    least = min(_MOST_UNASKED, 64 * math.ceil((len(LAYOUT) + covered / _CHARACTERS_SHARE) / 64))
+    finest = len(LAYOUT) + _PIECES_A_CHARACTER * covered
+    by_size = suggested_vocabulary(nbytes, fineness)
+    if fineness > 1:
+        by_size = max(by_size, min(suggested_vocabulary(nbytes), 64 * math.ceil(finest / 64)))
+    return max(least, by_size)
 
 
 def _run_trainer(lines: list[str], kind: str, vocabulary: int) -> bytes:
