@@ -38,8 +38,8 @@ def pretrain(settings: PretrainSettings) -> None:
     from gencli.cli.session import Signals, clock, sampler, train
     from gencli.model.folder import TOKENIZER
     from gencli.text.corpus import open_corpus
-    from gencli.training.assembly import Outside
-    from gencli.training.pretraining import prepare_pretraining, prepare_text, runtime_for
+    from gencli.training.assembly import Outside, runtime_for
+    from gencli.training.pretraining import prepare_pretraining, prepare_text
     from gencli.training.world import current
     from gencli.ui import Screen
 
@@ -110,8 +110,6 @@ def _tell(run: Run, screen: Screen, *, json: bool) -> None:
     from gencli.ui import emit
 
     assert isinstance(run.plan, Plan)
-    if not run.world.leads:
-        return
     if json:
         emit(run.plan.record())
     screen.note(run.runtime.describe())

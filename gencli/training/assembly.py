@@ -29,7 +29,7 @@ from gencli.training.held_out import HeldOut
 from gencli.training.loop import Habits, Length, Run, RunState
 from gencli.training.optimizer import Optimizer, Rates
 from gencli.training.run_record import RunRecord, check_alike, check_same, read_record
-from gencli.training.runtime import Runtime
+from gencli.training.runtime import Runtime, choose_runtime
 from gencli.training.sharding import ShardedOptimizer, shard, whole
 from gencli.training.world import World
 
@@ -58,6 +58,13 @@ class Lineage:
     digests: dict[str, str]
     parent: dict[str, object] | None = None
     extra: dict[str, object] = field(default_factory=dict)
+
+
+def runtime_for(settings: Training, world: World) -> Runtime:
+    """Return where and how this process of the run computes."""
+    return choose_runtime(
+        world.device(settings.device), precision=settings.precision, threads=settings.threads
+    )
 
 
 def length_of(

@@ -12,11 +12,10 @@ from gencli.settings import FinetuneSettings
 from gencli.storage import digest_of
 from gencli.text.examples import encode_pairs, split_by_prompt
 from gencli.text.pairs import Pair, PairsFile, read_pairs
-from gencli.training.assembly import Lineage, Outside, assemble, length_of
+from gencli.training.assembly import Lineage, Outside, assemble, length_of, runtime_for
 from gencli.training.batches import PairBatches, pairs_in_order
 from gencli.training.held_out import HeldOut, token_bytes_of
 from gencli.training.loop import Run
-from gencli.training.runtime import choose_runtime
 
 DEFAULT_EPOCHS = 4.0
 DEFAULT_ROWS = 32
@@ -64,11 +63,6 @@ def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Ou
     """Return a run that is ready to begin, or to go on from its newest checkpoint."""
     base = lessons.base
     tokenizer, shape = base.tokenizer, base.shape
-    runtime = choose_runtime(
-        outside.world.device(settings.device),
-        precision=settings.precision,
-        threads=settings.threads,
-    )
     train = encode_pairs(lessons.train, tokenizer, context=shape.context)
     held_out = encode_pairs(lessons.held_out, tokenizer, context=shape.context)
     for note in train.notes:
@@ -92,7 +86,7 @@ def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Ou
         tokenizer=tokenizer,
         batches=batches,
         held_out=HeldOut(judged, sizes) if judged else None,
-        runtime=runtime,
+        runtime=runtime_for(settings, outside.world),
         length=length_of(settings, batches.steps_per_epoch, default_epochs=DEFAULT_EPOCHS),
         lineage=lineage,
         outside=outside,

@@ -24,7 +24,7 @@ from gencli.training.forecast import trigram_bits
 from gencli.training.held_out import HeldOut, token_bytes_of
 from gencli.training.loop import Run
 from gencli.training.plan import DEFAULT_SECONDS, Plan, fineness_for, planned, shape_of
-from gencli.training.runtime import Runtime, choose_runtime, with_compiler
+from gencli.training.runtime import Runtime, with_compiler
 from gencli.training.world import World
 
 # An evaluation reads at most this many tokens, evenly spaced over the held-out text.
@@ -85,13 +85,6 @@ def time_of(settings: PretrainSettings) -> float | None:
     if settings.time:
         return seconds_of(settings.time)
     return None if any((settings.steps, settings.tokens, settings.epochs)) else DEFAULT_SECONDS
-
-
-def runtime_for(settings: PretrainSettings, world: World) -> Runtime:
-    """Return where and how this process computes."""
-    return choose_runtime(
-        world.device(settings.device), precision=settings.precision, threads=settings.threads
-    )
 
 
 def decided(
