@@ -14,6 +14,7 @@ from gencli.knobs import REQUIRED, Common, knob
 LENGTH, SHAPE, LEARNING, RECORDS, TEXT, SAMPLING, MACHINE = (
     "How long", "Shape of the model", "How it learns", "Evaluating and saving", "Text", "Sampling", "Machine",
 )  # fmt: skip
+HELD_OUT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,10 @@ class TokenizeSettings(TokenizerChoice):
     corpus: tuple[str, ...] = knob(
         (), "Text files, folders, or - for stdin.", argument=True, metavar="CORPUS"
     )
+    validation: float = knob(
+        HELD_OUT, "Share of each text's end that is not learned from, to judge a model on.",
+        least=0.0, most=0.5, panel=TEXT,
+    )  # fmt: skip
     overwrite: bool = knob(False, "Replace the tokenizer that is there.")
 
 
@@ -113,7 +118,7 @@ class Training(MachineChoice):
         0, "Decides weights and order of the data.", "-s", least=0, most=2**31 - 1, panel=LEARNING
     )
     validation: float = knob(
-        0.1, "Share of the data to judge the model on.", least=0.0, most=0.5, panel=RECORDS
+        HELD_OUT, "Share of the data to judge the model on.", least=0.0, most=0.5, panel=RECORDS
     )
     evaluations: int = knob(
         10, "Evaluations in the run, fewer if it is short.", least=1, most=10**6, panel=RECORDS

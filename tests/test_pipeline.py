@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from gencli.model.folder import open_model
 from gencli.text.chat import chat_ids
 from gencli.text.pairs import Turn
+from gencli.text.tokenizer import Tokenizer
 from gencli.training import checkpoint
 from tests.conftest import Cli, same, tiny_text
 
@@ -77,6 +78,20 @@ def test_pretraining_learns_and_tells_its_figures(workplace: Path, base: Path) -
     logged = [json.loads(line) for line in (base / "training" / "metrics.jsonl").read_text().splitlines()]
     assert logged == records
     assert done["parameters"] == open_model(base).shape.parameters
+
+
+@pytest.mark.parametrize("command", [["tokenize", "--vocab-size", "400"], ["pretrain", "--steps", "1", *TOY]])
+def test_the_tokenizer_has_not_seen_what_the_model_is_judged_on(
+    tmp_path: Path, cli: Cli, command: list[str]
+) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(f"{tiny_text(150)}\n\n{'뷁' * 30}\n", encoding="utf-8")
+    for share, unseen in ((0.1, True), (0.0, False)):
+        model = tmp_path / f"{share}"
+        outcome = cli(*command, corpus, "-m", model, "--validation", share)
+        assert outcome.code == 0, outcome.err
+        tokenizer = Tokenizer.open(model / "tokenizer.model")
+        assert all(map(tokenizer.is_byte, tokenizer.encode("뷁"))) == unseen
 
 
 def test_the_score_in_the_log_is_that_of_the_published_weights(workplace: Path, base: Path, cli: Cli) -> None:

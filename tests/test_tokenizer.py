@@ -334,6 +334,29 @@ def test_long_lines_are_learned_from(tmp_path: Path) -> None:
     assert sum(map(tokenizer.is_byte, tokenizer.encode(line))) < 0.01 * len(line)
 
 
+def test_nothing_is_learned_from_what_is_held_out(tmp_path: Path) -> None:
+    first, second = sentences(300), "".join(f"나는 {word} 간다\n" for word in ("학교에", "집에", "산에") * 50)
+    unseen = "뷁쀍쉛"
+    for name, text in (("one", first), ("two", second)):
+        end = f"{unseen}\n" * (len(text.encode()) // 100)  # about a tenth of the whole
+        (tmp_path / name).write_text(text + end, "utf-8")
+    both = open_corpus([tmp_path / "one", tmp_path / "two"])
+    seen = train_tokenizer(both, tmp_path / "whole", vocabulary=800).tokenizer
+    held = train_tokenizer(both, tmp_path / "part", vocabulary=800, held_out=0.1).tokenizer
+    assert not any(map(seen.is_byte, seen.encode(unseen)))
+    assert all(map(held.is_byte, held.encode(unseen)))
+    assert not any(map(held.is_byte, held.encode("나는 학교에 간다")))
+
+
+def test_one_line_is_learned_from_even_if_some_is_held_out(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.txt"
+    path.write_text("나는 학교에 간다\n", "utf-8")
+    tokenizer = train_tokenizer(
+        open_corpus([path]), tmp_path / "model", vocabulary=400, held_out=0.5
+    ).tokenizer
+    assert not any(map(tokenizer.is_byte, tokenizer.encode("학교")))
+
+
 def test_a_large_corpus_is_sampled_with_a_note(tmp_path: Path) -> None:
     path = tmp_path / "corpus.txt"
     path.write_text(sentences(500), "utf-8")
@@ -409,6 +432,9 @@ def test_samples_are_even_and_small(sizes: list[int], limit: int) -> None:
     sample = even_sample(iter(texts), limit)
     assert sample.total_bytes == sum(sizes)
     assert sample.nbytes == sum(map(len, sample.texts))
+    assert sample.texts == [
+        ("".join(texts))[s : s + len(t)] for s, t in zip(sample.starts, sample.texts, strict=True)
+    ]
     assert sample.nbytes <= limit or len(sample.texts) == 1
     step = next(step for step in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if texts[::step] == sample.texts)
     assert step == 1 or sum(map(len, texts[:: step // 2])) > limit

@@ -50,6 +50,7 @@ def tokenize(settings: TokenizeSettings) -> None:
         vocabulary=settings.vocab_size,
         kind=settings.kind,
         character_coverage=settings.character_coverage,
+        held_out=settings.validation,
     )
     write_tokenizer(settings.model, trained.tokenizer, chat=False, context=1 << 20)
     for note in (*corpus.tally.notes(), *trained.notes):

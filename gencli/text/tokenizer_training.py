@@ -6,6 +6,7 @@ import io
 import math
 import re
 import struct
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from gencli.errors import TokenizerError
 from gencli.storage import replace_file
 from gencli.text.pieces import NORMAL, read_model_file
-from gencli.text.sampling import even_sample
+from gencli.text.sampling import Sample, bytes_of, even_sample
 from gencli.text.tokenizer import (
     BOS,
     EOS,
@@ -80,24 +81,27 @@ def train_tokenizer(
     character_coverage: float = 0.9995,
     sample_bytes: int = 64 << 20,
     fineness: float = 1.0,
+    held_out: float = 0.0,
 ) -> TrainedTokenizer:
     """Train a tokenizer on `corpus`, write it to the file `destination`, and return it.
 
     `vocabulary` None chooses one by the size of the corpus and by `fineness`, or by its characters if they need
-    more. A corpus
-    of more than `sample_bytes` (16 MB for unigram) is sampled evenly; a vocabulary that the corpus can't fill
-    is lowered; characters that don't fit are left to byte pieces: each with a note. The same corpus and
-    arguments give the same file on any machine. Raises TokenizerError for arguments that can't be, and
-    whatever reading the corpus raises.
+    more. Nothing is learned from the last `held_out` share of each CORPUS argument, which a model is to be
+    judged on. A corpus of more than `sample_bytes` (16 MB for unigram) is sampled evenly; a vocabulary that
+    the corpus can't fill is lowered; characters that don't fit are left to byte pieces: each with a note. The
+    same corpus and arguments give the same file on any machine. Raises TokenizerError for arguments that
+    can't be, and whatever reading the corpus raises.
     """
     _check_arguments(vocabulary, kind, character_coverage, sample_bytes)
     limit = min(sample_bytes, UNIGRAM_SAMPLE_BYTES) if kind == "unigram" else sample_bytes
-    sample = even_sample(_lines(corpus), limit)
+    lines = _Lines(corpus)
+    sample = even_sample(lines, limit)
+    texts = _learned_from(sample, lines.ends, held_out)
     notes = []
     if sample.nbytes < sample.total_bytes:
         parts = f"{sample.nbytes / 1e6:.1f} of {sample.total_bytes / 1e6:.1f} MB"
         notes.append(f"the tokenizer learned from an even sample of the corpus: {parts}")
-    characters = _Characters.of(sample.texts)
+    characters = _Characters.of(texts)
     wanted = vocabulary or _vocabulary_for(characters, sample.total_bytes, fineness)
     asked = characters.covering(character_coverage)
     kept = min(asked, _room(kind, wanted))
@@ -107,7 +111,7 @@ def train_tokenizer(
             f"no room for {len(characters.points) - kept} rare characters ({share}): they are spelled in bytes;"
             " a larger --vocab-size mends that"
         )
-    data = _run_trainer(characters.cut(sample.texts, kept), kind, wanted)
+    data = _run_trainer(characters.cut(texts, kept), kind, wanted)
     tokenizer = Tokenizer.from_bytes(data, str(destination))
     if tokenizer.vocabulary < wanted:
         notes.append(
@@ -136,21 +140,47 @@ def _check_arguments(vocabulary: int | None, kind: str, coverage: float, sample_
         raise TokenizerError(f"a sample of {sample_bytes} bytes is too small to learn from")
 
 
-def _lines(corpus: Corpus) -> Iterator[str]:
-    """Yield the corpus in lines of at most _LONGEST_LINE characters, cut at spaces where there are any."""
-    for document in corpus.documents():
-        text = normalised(document.text)
-        for character in _RESERVED:
-            text = text.replace(character, NEWLINE)
-        for line in text.split(NEWLINE):
-            start = 0
-            while len(line) - start > _LONGEST_LINE:
-                space = line.rfind(" ", start + _LONGEST_LINE // 2, start + _LONGEST_LINE)
-                end = space if space > 0 else start + _LONGEST_LINE
-                yield line[start:end]
-                start = end
-            if start < len(line):
-                yield line[start:]
+class _Lines:
+    """A corpus in lines of at most _LONGEST_LINE characters, and where the lines of each argument end."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self.ends = [0] * corpus.arguments  # in bytes of all lines, known once they were read
+
+    def __iter__(self) -> Iterator[str]:
+        end = 0
+        for document in self._corpus.documents():
+            text = normalised(document.text)
+            for character in _RESERVED:
+                text = text.replace(character, NEWLINE)
+            for line in text.split(NEWLINE):
+                for part in _cut_at_spaces(line):
+                    end += bytes_of(part)
+                    yield part
+            self.ends[document.source] = end
+
+
+def _cut_at_spaces(line: str) -> Iterator[str]:
+    """Yield the parts of a line, cut at spaces where there are any."""
+    start = 0
+    while len(line) - start > _LONGEST_LINE:
+        space = line.rfind(" ", start + _LONGEST_LINE // 2, start + _LONGEST_LINE)
+        end = space if space > 0 else start + _LONGEST_LINE
+        yield line[start:end]
+        start = end
+    if start < len(line):
+        yield line[start:]
+
+
+def _learned_from(sample: Sample, ends: list[int], held_out: float) -> list[str]:
+    """Return the texts that do not start in the last `held_out` share of what one of the ends closes."""
+    texts: list[str] = []
+    begin = 0
+    for end in ends:
+        cut = bisect_left(sample.starts, end - held_out * max(0, end - begin))
+        texts += sample.texts[bisect_left(sample.starts, begin) : cut]
+        begin = max(begin, end)
+    return texts
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def prepare_text(
             vocabulary=settings.vocab_size,
             kind=settings.kind,
             character_coverage=settings.character_coverage,
+            held_out=settings.validation,
             fineness=fineness_for(
                 time_of(settings), sum(file.stat().st_size for file in corpus.files), runtime
             ),
