@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gencli.errors import InputError, UsageError
+from gencli.text.magic import foreign_kind
 from gencli.text.normalization import compose
 
 if TYPE_CHECKING:
@@ -22,25 +23,6 @@ OFFSETS_KEPT = 3
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_FOR_TEXT = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"}
-_MAGIC = (
-    (b"\x89PNG\r\n", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"GIF87a", "a GIF image"),
-    (b"GIF89a", "a GIF image"),
-    (b"PK\x03\x04", "a zip archive (or an office document)"),
-    (b"PAR1\x15", "a Parquet table"),
-    (b"ARROW1\0", "an Arrow table"),
-    (b"%PDF-", "a PDF"),
-    (b"\x7fELF", "a program"),
-    (b"BZh91AY&SY", "a bzip2 archive"),
-    (b"\xfd7zXZ\0", "an xz archive"),
-    (b"(\xb5/\xfd", "a Zstandard archive"),
-    (b"7z\xbc\xaf'\x1c", "a 7z archive"),
-    (b"SQLite format 3\0", "an SQLite database"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"GGUF\x03\0", "a GGUF model"),
-    (b"\x1f\x8b", "a gzip archive inside a gzip archive"),
-)
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -149,11 +131,9 @@ def check_is_text(
     sample: bytes, *, is_whole: bool, encoding: str | None, name: str, kind: type[InputError]
 ) -> None:
     """Raise `kind` if the first bytes of a file are no text in `encoding` (None: UTF-8)."""
-    for magic, what in _MAGIC:
-        if sample.startswith(magic):
-            raise kind(f"this is not text but {what}", where=name)
-    if sample[257:262] == b"ustar":
-        raise kind("this is not text but a tar archive", where=name)
+    foreign, hint = foreign_kind(sample)
+    if foreign:
+        raise kind(f"this is not text but {foreign}", where=name, hint=hint)
     if encoding is None:
         for mark, wide in _MARKS:
             if sample.startswith(mark):

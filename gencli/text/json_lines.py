@@ -1,7 +1,8 @@
-"""Strict JSON with places: objects on lines or in one array, and nothing that Python would quietly accept."""
+"""Strict JSON with places: an object, objects on lines or in an array; nothing that Python would quietly accept."""
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import json
 import re
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _SPACE = re.compile(r"[ \t\r\n]*")
 _LONGEST_INTEGER = 4300
 _EXCERPT = 20
+_LONGEST_SPELLED = 40
 _WHOLE = "put one whole JSON object on each line"
 
 
@@ -62,7 +64,7 @@ def parsed_array(text: str, *, name: str, kind: type[InputError]) -> Iterator[tu
     line = 1 + text.count("\n", 0, position)
     is_open = not text.startswith("]", position)
     while is_open:
-        value, end = _decoded(text, position, where=f"{name}:{line}", kind=kind, is_line=False)
+        value, end = _decoded(text, position, where=f"{name}:{line}", kind=kind, file=name)
         yield line, _object(value, where=f"{name}:{line}", kind=kind)
         end = _after_space(text, end)
         is_open = text.startswith(",", end)
@@ -78,23 +80,38 @@ def parsed_array(text: str, *, name: str, kind: type[InputError]) -> Iterator[tu
         raise kind(message, where=f"{name}:{_place(text, rest)}")
 
 
+def parsed_file(data: bytes, *, name: str, kind: type[InputError]) -> dict[str, object]:
+    """Return the one JSON object that a file of UTF-8 holds. Raises `kind` as `parsed_line` does."""
+    if data.startswith(codecs.BOM_UTF8):
+        raise kind("the JSON begins with a byte order mark", where=f"{name}:1:1", hint="save it without one")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise kind("not JSON: this is not UTF-8", where=f"{name}, byte {error.start}") from error
+    value, end = _decoded(text, _after_space(text, 0), where=name, kind=kind, file=name)
+    end = _after_space(text, end)
+    if end < len(text):
+        message = f"there is text after the JSON object: {_excerpt(text, end)}"
+        raise kind(message, where=f"{name}:{_place(text, end)}")
+    return _object(value, where=name, kind=kind)
+
+
 def _place(text: str, position: int) -> str:
     """Return "line:column" of a position, both from 1."""
     return f"{1 + text.count(chr(10), 0, position)}:{position - text.rfind(chr(10), 0, position)}"
 
 
 def _decoded(
-    text: str, start: int, *, where: str, kind: type[InputError], is_line: bool = True
+    text: str, start: int, *, where: str, kind: type[InputError], file: str = ""
 ) -> tuple[object, int]:
+    """Return the value at `start` and where it ends; `where` is its line, `file` what it is more than a line of."""
     try:
         value, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        place = f"{where}:{error.pos + 1}"
-        if not is_line:
-            place = f"{where.rpartition(':')[0]}:{_place(text, error.pos)}"
+        place = f"{file}:{_place(text, error.pos)}" if file else f"{where}:{error.pos + 1}"
         reason = error.msg[:1].lower() + error.msg[1:]
         raise kind(
-            f"not JSON: {reason} {_excerpt(text, error.pos)}", where=place, hint=_WHOLE if is_line else ""
+            f"not JSON: {reason} {_excerpt(text, error.pos)}", where=place, hint="" if file else _WHOLE
         ) from error
     except _RefusedError as error:
         raise kind(str(error), where=where) from error
@@ -127,6 +144,11 @@ def json_type(value: object) -> str:
     if isinstance(value, dict):
         return "an object"
     return "a list" if isinstance(value, list) else "a number"
+
+
+def spelled(value: object) -> str:
+    """Return a JSON value for a message: itself, cut to a few characters, or what it is if it holds others."""
+    return repr(value)[:_LONGEST_SPELLED] if isinstance(value, str | int | float) else json_type(value)
 
 
 def _check_length(line: str, number: int, *, name: str, longest: int, kind: type[InputError]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gencli.errors import TokenizerError
+from gencli.text.magic import misnamed_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,24 +85,16 @@ def read_model_file(data: bytes, where: str) -> ModelFile:
 
 def _refuse_other_files(data: bytes, where: str) -> None:
     """Raise TokenizerError with the plain reason for files that are often found under a tokenizer's name."""
-    start = data[:512].lstrip().lower()
     if not data:
         raise TokenizerError("this tokenizer file is empty", where=where, hint="copy the file again")
     if len(data) > LARGEST_FILE:
         raise TokenizerError("this is too large for a tokenizer (over 64 MB)", where=where)
-    if start.startswith(b"version https://git-lfs"):
-        reason, hint = (
-            "this is a git-lfs pointer, not the tokenizer itself",
-            "fetch the file with: git lfs pull",
-        )
-    elif start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        reason, hint = "this is a web page, not a tokenizer", "download the file itself"
-    elif start.startswith((b"{", b"[")):
-        reason = "this is JSON (a Hugging Face tokenizer.json?), not a SentencePiece model"
+    what, hint = misnamed_kind(data)
+    if not what and data.lstrip().startswith((b"{", b"[")):
+        what = "JSON (a Hugging Face tokenizer.json?)"
         hint = "give the tokenizer.model file, or make one with: gencli tokenize"
-    else:
-        return
-    raise TokenizerError(reason, where=where, hint=hint)
+    if what:
+        raise TokenizerError(f"this is {what}, not a SentencePiece model", where=where, hint=hint)
 
 
 def _piece(data: bytes, start: int, end: int, index: int, where: str) -> Piece:
