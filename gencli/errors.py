@@ -44,7 +44,8 @@ class GencliError(Exception):
         if not self.message:
             return []
         labelled = [("where", self.where), ("kept", self.kept), ("try", self.hint)]
-        return [f"error: {self.message}"] + [f"  {label}: {text}" for label, text in labelled if text]
+        lines = [f"error: {self.message}"] + [f"  {label}: {text}" for label, text in labelled if text]
+        return [line.replace("\n", "\\n") for line in lines]  # a path may hold a line end
 
 
 class UsageError(GencliError):

@@ -113,9 +113,11 @@ def has_texts_only(path: str, text_field: str) -> bool:
     """Tell whether the first line of a .jsonl file is an object with a text and no label or answer."""
     import json
 
+    if not Path(path).is_file():
+        return False
     try:
         with Path(path).open(encoding="utf-8") as file:
             first = json.loads(file.readline(1 << 20))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(first, dict) and text_field in first and "label" not in first

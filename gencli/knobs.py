@@ -20,6 +20,7 @@ else:
     import tomli as tomllib
 
 REQUIRED = dataclasses.MISSING
+_LARGEST_CONFIG = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,15 @@ def nearest(name: str, names: list[str]) -> str:
 
 def _read_config(path: Path, known: Mapping[str, tuple[type, Knob, object]]) -> dict[str, object]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        if path.exists() and not path.is_file():
+            raise ConfigError("the configuration is not a regular file", where=str(path))
+        if path.stat().st_size > _LARGEST_CONFIG:
+            raise ConfigError("this is too large for a configuration (over 1 MB)", where=str(path))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"the configuration can't be read: {reason}", where=str(path)) from error
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration can't be read: {error}", where=str(path)) from error
     values: dict[str, object] = {}
     for key, value in table.items():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from gencli.cli.app import app
 from gencli.cli.options import command
+from gencli.cli.pipes import is_piped, piped_text
 from gencli.errors import InputError, UsageError
 from gencli.settings import DecodeSettings, EncodeSettings
 
@@ -72,9 +72,6 @@ def _text(argument: str | None) -> str:
 
 
 def _stdin(what: str) -> str:
-    if sys.stdin is None or sys.stdin.isatty():
+    if not is_piped():
         raise UsageError(f"no {what} given", hint="as an argument, or through a pipe")
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError("stdin is not UTF-8", where=f"byte {error.start}", hint="iconv -t utf-8") from error
+    return piped_text(f"the {what}")

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import itertools
 import secrets
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gencli.cli.app import app
 from gencli.cli.options import command
-from gencli.errors import InputError, UsageError
+from gencli.cli.pipes import is_piped, piped_text, text_of
+from gencli.errors import UsageError
 from gencli.settings import GenerateSettings
 
 if TYPE_CHECKING:
     from gencli.decoding.decoder import Slide, Token
     from gencli.ui import Screen
+
+MARK = "\ufeff"  # the byte order mark with which some editors begin a file
 
 
 @command(
@@ -99,31 +100,14 @@ def _prompt(settings: GenerateSettings) -> str:
     if settings.prompt is not None and settings.prompt_file is not None:
         raise UsageError("a prompt and a prompt file can't both be given")
     if settings.prompt_file is not None:
-        return _decoded(_read(settings.prompt_file), str(settings.prompt_file))
+        return text_of(settings.prompt_file, "the prompt").removeprefix(MARK)
     if settings.prompt is not None and settings.prompt != "-":
         return settings.prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    if sys.stdin is None or sys.stdin.isatty():
+    if not is_piped():
         if settings.prompt == "-":
             raise UsageError("stdin is the terminal", hint="give the prompt as an argument, or pipe it in")
         return ""
-    text = _decoded(sys.stdin.buffer.read(), "stdin")
-    return text[:-1] if text.endswith("\n") else text
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"the prompt can't be read: {error.strerror}", where=str(path)) from error
-
-
-def _decoded(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            "the prompt is not UTF-8", where=f"{where}, byte {error.start}", hint="convert it: iconv -t utf-8"
-        ) from error
+    return piped_text("the prompt").removeprefix(MARK).removesuffix("\n")
 
 
 def _told_once(events: Iterator[Token | Slide], screen: Screen) -> Iterator[Token]:
