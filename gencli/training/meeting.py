@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 PLACE = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 # Longer than one process may work while the others wait in a collective: a checkpoint written to a slow disk.
 PATIENCE = timedelta(minutes=60)
@@ -36,8 +37,20 @@ class Meeting:
 
 
 def is_launched() -> bool:
-    """Tell whether this process was started as one of several."""
-    return all(name in os.environ for name in PLACE)
+    """Tell whether this process was started as one of several. Raises MachineError for half a place."""
+    missing = [name for name in PLACE if name not in os.environ]
+    if missing and any(name in os.environ for name in PLACE[:2]):
+        raise _misplaced(f"{', '.join(missing)} is not set, and other variables of torchrun's are")
+    for name in NUMBERS:
+        if not os.environ.get(name, "0").isdecimal():
+            raise _misplaced(f"{name} is no whole number: {os.environ[name]!r}")
+    if not missing and int(os.environ["RANK"]) >= int(os.environ["WORLD_SIZE"]):
+        raise _misplaced(f"RANK {os.environ['RANK']} is not below WORLD_SIZE {os.environ['WORLD_SIZE']}")
+    return not missing
+
+
+def _misplaced(what: str) -> MachineError:
+    return MachineError(what, hint=f"start with torchrun, or alone: env -u {' -u '.join(NUMBERS)} gencli ...")
 
 
 def meet() -> Meeting:
