@@ -22,6 +22,8 @@ what to try next. The command line prints them as two to six lines and exits wit
 
 from __future__ import annotations
 
+LONGEST_LINE = 1000  # characters of a message
+
 
 class GencliError(Exception):
     """What went wrong, where, what is still safe, and what to try next."""
@@ -45,7 +47,13 @@ class GencliError(Exception):
             return []
         labelled = [("where", self.where), ("kept", self.kept), ("try", self.hint)]
         lines = [f"error: {self.message}"] + [f"  {label}: {text}" for label, text in labelled if text]
-        return [line.replace("\n", "\\n") for line in lines]  # a path may hold a line end
+        return [_one_line(line) for line in lines]
+
+
+def _one_line(text: str) -> str:
+    """Return what may hold a path, of any length and with line ends in it, as one line to read."""
+    text = text.replace("\n", "\\n")
+    return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}…"
 
 
 class UsageError(GencliError):

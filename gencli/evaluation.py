@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,12 +68,21 @@ def score_text(
 
 
 def score_pairs(
-    file: PairsFile, folder: ModelFolder, model: GPT, engine: Engine, runtime: Runtime, *, rows: int
+    file: PairsFile,
+    folder: ModelFolder,
+    model: GPT,
+    engine: Engine,
+    runtime: Runtime,
+    *,
+    rows: int,
+    say: Callable[[str], None],
 ) -> PairsScore:
     """Return the cost of the answers, and the share of prompts that the model answers exactly, greedily."""
     tokenizer = folder.tokenizer
-    examples = encode_pairs(file.pairs, tokenizer, context=model.shape.context).examples
-    batches = pairs_in_order(examples, rows=rows, padding=tokenizer.pad)
+    encoded = encode_pairs(file.pairs, tokenizer, context=model.shape.context)
+    for note in encoded.notes:
+        say(note)
+    batches = pairs_in_order(encoded.examples, rows=rows, padding=tokenizer.pad)
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=0.0)
     result = score(model, batches, token_bytes=sizes, precision=runtime.precision)
     assert result is not None

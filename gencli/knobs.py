@@ -149,6 +149,8 @@ def _read_config(path: Path, known: Mapping[str, tuple[type, Knob, object]]) -> 
         converted = tuple(value) if kind is tuple and isinstance(value, list) else value
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             converted = float(value)
+        if "\0" in str(value):
+            raise ConfigError(f"{key} holds a NUL character", where=str(path))
         if kind is Path and isinstance(value, str):
             converted = Path(value)
         if isinstance(converted, tuple):

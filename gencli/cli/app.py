@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import gencli
-from gencli.errors import ClosedPipeError, GencliError, is_memory_full
+from gencli.errors import ClosedPipeError, GencliError, MachineError, is_memory_full
 
 app = typer.Typer(
     name="gencli",
@@ -61,13 +61,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return 128 + signal.SIGINT
     except Exception as error:
-        if not is_memory_full(error):
+        refusal = _refusal(error)
+        if refusal is None:
             return _shown_by_typer(error)
-        Screen().error(
-            ["error: the machine's memory is full", "  try: a smaller --batch-size, --context or --size"]
-        )
-        return 4
+        Screen().error(refusal.lines())
+        return refusal.exit_code
     return result if isinstance(result, int) else 0
+
+
+def _refusal(error: Exception) -> MachineError | None:
+    """Return what to tell if it was the machine that refused; None for an error of any other kind."""
+    if is_memory_full(error):
+        return MachineError(
+            "the machine's memory is full", hint="a smaller --batch-size, --context or --size"
+        )
+    if isinstance(error, OSError):  # one that no command foresaw: whatever touches a path may be refused
+        return MachineError(
+            (error.strerror or str(error)).lower(),
+            where=str(error.filename or ""),
+            hint="check the path and the disk",
+        )
+    return None
 
 
 def _shown_by_typer(error: Exception) -> int:

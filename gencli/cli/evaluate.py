@@ -47,9 +47,18 @@ def evaluate(settings: EvaluateSettings) -> None:
             )  # fmt: skip
             if not folder.is_chat:
                 screen.note("this model was not fine-tuned: it has never seen a question with its answer")
-            screen.note(f"{name}: {len(file.pairs):,} pairs, {file.fields}")
+            for note in (f"{name}: {len(file.pairs):,} pairs, {file.fields}", *file.notes):
+                screen.note(note)
             scores.append(
-                score_pairs(file, folder, model, TorchEngine(model), runtime, rows=settings.batch_size)
+                score_pairs(
+                    file,
+                    folder,
+                    model,
+                    TorchEngine(model),
+                    runtime,
+                    rows=settings.batch_size,
+                    say=screen.note,
+                )
             )
         else:
             from gencli.cli.places import cache_folder
@@ -59,6 +68,8 @@ def evaluate(settings: EvaluateSettings) -> None:
 
             corpus = open_corpus([name], encoding=settings.encoding, text_field=settings.text_field)
             tokens = tokenize_corpus(corpus, folder.tokenizer, cache_folder())
+            for note in tokens.notes:
+                screen.note(note)
             scores.append(
                 score_text(name, tokens, model, folder.tokenizer, runtime, rows=settings.batch_size)
             )

@@ -35,6 +35,7 @@ def finetune(settings: FinetuneSettings) -> None:
     """
     from gencli.cli.session import sampler, train
     from gencli.training.assembly import Outside
+    from gencli.model.folder import check_output
     from gencli.training.finetuning import prepare_finetuning, prepare_pairs
     from gencli.training.world import current
     from gencli.ui import Screen
@@ -42,6 +43,7 @@ def finetune(settings: FinetuneSettings) -> None:
     world = current()
     check_together(settings, settings.pairs)
     screen = Screen(quiet=settings.quiet or not world.leads)
+    check_output(settings.output, overwrite=settings.overwrite or settings.resume)
 
     lessons = prepare_pairs(settings, say=screen.note)
 

@@ -36,7 +36,7 @@ def pretrain(settings: PretrainSettings) -> None:
     """
     from gencli.cli.places import cache_folder
     from gencli.cli.session import Signals, clock, sampler, train
-    from gencli.model.folder import TOKENIZER
+    from gencli.model.folder import TOKENIZER, check_output
     from gencli.text.corpus import open_corpus
     from gencli.training.assembly import Outside, runtime_for
     from gencli.training.pretraining import prepare_pretraining, prepare_text
@@ -54,6 +54,7 @@ def pretrain(settings: PretrainSettings) -> None:
             if settings.resume
             else "try it without torchrun; more processes do more steps in the same time",
         )
+    check_output(settings.model, overwrite=settings.overwrite or settings.resume)
     screen = Screen(quiet=settings.quiet or not world.leads)
 
     corpus = open_corpus(settings.corpus, encoding=settings.encoding, text_field=settings.text_field)

@@ -39,9 +39,13 @@ def together(folder_knob: str) -> Callable[[dict[str, object]], AbstractContextM
 
 
 def check_together(settings: Training, inputs: Sequence[str]) -> None:
-    """Raise UsageError for what a run of several processes can't do, or only such a run can."""
+    """Raise UsageError for flags that contradict each other, or ask one process for what only several can do."""
     from gencli.training.world import current
 
+    if settings.resume and settings.overwrite:
+        raise UsageError(
+            "--resume goes on with a run and --overwrite begins another", hint="give one of the two"
+        )
     launched = current().launched
     if settings.shard and not launched:
         raise UsageError(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 )
 def tokenize(settings: TokenizeSettings) -> None:
     """Train a tokenizer on your text; report what it does to it."""
-    from gencli.model.folder import TOKENIZER, WEIGHTS, write_tokenizer
+    from gencli.model.folder import TOKENIZER, WEIGHTS, check_output, write_tokenizer
     from gencli.text.corpus import open_corpus
     from gencli.text.report import tokenizer_report
     from gencli.text.tokenizer_training import train_tokenizer
@@ -43,6 +43,7 @@ def tokenize(settings: TokenizeSettings) -> None:
             where=str(target),
             hint="--overwrite, or another folder",
         )
+    check_output(settings.model, overwrite=settings.overwrite)
     corpus = open_corpus(settings.corpus, encoding=settings.encoding, text_field=settings.text_field)
     trained = train_tokenizer(
         corpus,

@@ -14,23 +14,25 @@ It is a Hugging Face folder, so other tools open it as it is. Reading it needs n
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gencli.errors import ModelError, RunStateError
+from gencli.errors import MachineError, ModelError, RunStateError
 from gencli.model.shape import Shape
+from gencli.model.tensors import TensorFile, open_tensors
 from gencli.storage import replace_file, staged_file, tensors_refused, told_as_machine_error
 from gencli.text.exchange import hugging_face_files
+from gencli.text.json_lines import parsed_file, spelled
+from gencli.text.magic import misnamed_kind
 from gencli.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from safetensors import safe_open
+    import numpy as np
+    from numpy.typing import NDArray
 
 CONFIG, GENERATION, WEIGHTS, LINEAGE, CARD = (
     "config.json", "generation_config.json", "model.safetensors", "gencli.json", "README.md",
@@ -40,7 +42,9 @@ TRAINING = "training"
 FORMAT = 1
 _MOST_JSON_BYTES = 8 << 20
 
-Arrays = Mapping[str, NDArray[np.float32]]
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".distcp")
+
+Arrays = Mapping[str, "NDArray[np.float32]"]
 
 
 @dataclass(frozen=True)
@@ -76,42 +80,70 @@ class ModelFolder:
 
     def weights(self) -> Arrays:
         """Return all tensors by name, float32; vectors have one dimension. Raises ModelError if any is off."""
-        path = self.path / WEIGHTS
-        with _open_tensors(path) as file:
-            expected = self.shape.tensors()
-            names = set(file.keys())
-            if names != set(expected):
-                odd = sorted(names ^ set(expected))[:5]
-                raise ModelError(f"tensors are missing or unknown: {', '.join(odd)}", where=str(path))
-            for name, (rows, columns) in expected.items():
-                size = tuple(file.get_slice(name).get_shape())
-                if size not in ((rows, columns), (columns,)):
-                    raise ModelError(f"{name} has the shape {size}, not {(rows, columns)}", where=str(path))
-            arrays = {name: np.asarray(file.get_tensor(name), dtype=np.float32) for name in expected}
-        for name, array in arrays.items():
-            if not np.isfinite(array.sum(dtype=np.float64)):
-                raise ModelError(f"{name} holds numbers that are not finite", where=str(path))
-        return arrays
+        return dict(self._tensors().arrays())
+
+    def check(self) -> None:
+        """Raise ModelError unless the file of the weights holds the tensors that the shape asks for.
+
+        It reads no more than a header: a shape that nothing stands behind never makes anything large.
+        """
+        self._tensors()
+
+    def _tensors(self) -> TensorFile:
+        file = open_tensors(self.path / WEIGHTS)
+        sizes = self.shape.tensors().items()
+        file.check({name: (rows, columns) if rows > 1 else (columns,) for name, (rows, columns) in sizes})
+        return file
 
 
 def open_model(path: Path) -> ModelFolder:
     """Open a model folder for use. Raises ModelError saying what is missing and which models there are."""
     missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (path / name).is_file()]
     if missing:
-        if not path.is_dir():
-            raise ModelError("there is no such model folder", where=str(path), hint=_next_step(path))
-        begun = TOKENIZER not in missing and WEIGHTS in missing
-        hint = (
-            f"it has a tokenizer, but no trained model yet: gencli pretrain CORPUS -m {path}" if begun else ""
-        )
-        raise ModelError(f"{path} has no {', '.join(missing)}", hint=hint or _next_step(path))
+        raise _not_a_model(path, missing)
     config = read_json(path / CONFIG)
     try:
         shape = Shape.from_config(config)
     except ModelError as error:
         raise ModelError(error.message, where=str(path / CONFIG)) from error
     lineage = read_json(path / LINEAGE) if (path / LINEAGE).is_file() else {}
-    return ModelFolder(path, shape, lineage)
+    made = lineage.get("format", FORMAT)
+    if made != FORMAT:
+        raise RunStateError(
+            f"this gencli reads models of the format {FORMAT}, and this one says {spelled(made)}",
+            where=str(path / LINEAGE),
+            kept="nothing was touched",
+            hint="use the version of gencli that made it, or a newer one",
+        )
+    folder = ModelFolder(path, shape, lineage)
+    folder.check()
+    return folder
+
+
+def check_output(path: Path, *, overwrite: bool = False) -> None:
+    """Make sure that a model may be written into the folder `path` without harm to what others put there.
+
+    Raises RunStateError for the root and the home folder, and where files that are not gencli's would be
+    replaced, unless that is asked for.
+    """
+    place, home = path.resolve(), os.environ.get("HOME")
+    if place == Path(place.anchor) or (home and place == Path(home).resolve()):
+        raise RunStateError(
+            "a model needs a folder of its own",
+            where=str(path),
+            kept="nothing was touched",
+            hint=f"name a folder inside: -m {path / 'models' / 'tale'}",
+        )
+    ours = any((path / name).exists() for name in (LINEAGE, TOKENIZER, TRAINING))
+    written = (CONFIG, GENERATION, WEIGHTS, CARD, "tokenizer.json", "tokenizer_config.json")
+    in_the_way = [name for name in written if (path / name).exists()]
+    if in_the_way and not ours and not overwrite:
+        raise RunStateError(
+            f"{in_the_way[0]} in this folder is not gencli's, and would be replaced",
+            where=str(path),
+            kept="nothing was touched",
+            hint="another folder; --overwrite replaces it",
+        )
 
 
 def publish(
@@ -154,12 +186,14 @@ def read_json(path: Path) -> dict[str, object]:
     try:
         if path.stat().st_size > _MOST_JSON_BYTES:
             raise ModelError(f"{path.name} is too large to be what it should be", where=str(path))
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name} can't be read: {error}", where=str(path)) from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path.name} should hold an object", where=str(path))
-    return value
+        data = path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise MachineError(f"{path.name} can't be read: {reason}", where=str(path)) from error
+    kind, hint = misnamed_kind(data)
+    if kind:
+        raise ModelError(f"this is {kind}, not {path.name}", where=str(path), hint=hint)
+    return parsed_file(data, name=str(path), kind=ModelError)
 
 
 def models_near(path: Path) -> list[Path]:
@@ -169,20 +203,31 @@ def models_near(path: Path) -> list[Path]:
     return sorted(found - {path})
 
 
+def _not_a_model(path: Path, missing: list[str]) -> ModelError:
+    """Return the error to raise for a folder without these files, with what comes nearest to them."""
+    if not path.is_dir():
+        what = "this is a file, not a model folder" if path.exists() else "there is no such model folder"
+        return ModelError(what, where=str(path), hint=_next_step(path))
+    odd = [name for name in missing if (path / name).exists()]
+    if odd:
+        return ModelError(f"{odd[0]} is not a regular file", where=str(path))
+    hint = ""
+    if missing == [WEIGHTS]:
+        others = sorted(file.name for file in path.iterdir() if file.suffix in _OTHER_WEIGHTS)
+        if others:
+            hint = f"gencli reads {WEIGHTS} alone: {others[0]} can run code when it is read"
+        elif (path / f"{WEIGHTS}.index.json").exists():
+            hint = f"gencli reads weights in one file, {WEIGHTS}, and here they are in several"
+        else:
+            hint = f"it has a tokenizer, but no trained model yet: gencli pretrain CORPUS -m {path}"
+    return ModelError(f"{path} has no {', '.join(missing)}", hint=hint or _next_step(path))
+
+
 def _next_step(path: Path) -> str:
     near = models_near(path)
     if near:
         return "one of these: " + ", ".join(str(model) for model in near[:5])
     return f"train one: gencli pretrain CORPUS -m {path}"
-
-
-def _open_tensors(path: Path) -> safe_open:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"the weights can't be read: {error}", where=str(path)) from error
 
 
 def _save_arrays(path: Path, arrays: Arrays) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from gencli.errors import ModelError
+from gencli.text.json_lines import spelled
 
 # layers, width, heads, key-value heads, context; the widths of a head stay between 32 and 64
 PRESETS: dict[str, tuple[int, int, int, int, int]] = {
@@ -40,6 +41,18 @@ _CONFIG_KEYS = {
 }
 
 
+_LARGEST_TABLE = 1 << 26  # angles of all positions: the one table that no weight stands for
+
+# What gencli's models do one way only, so that a configuration may not ask for another
+_FIXED = {
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "hidden_act": "silu",
+    "use_sliding_window": False,
+    "rope_scaling": None,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     """How large each part of the model is. Raises ModelError for numbers that make no model.
@@ -61,19 +74,17 @@ class Shape:
 
     def __post_init__(self) -> None:
         for name, (least, most) in _LIMITS.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-                raise ModelError(
-                    f"a model's {name} must be a whole number from {least} to {most}, not {value!r}"
-                )
+            _check_limits(f"a model's {name}", getattr(self, name), least, most)
         if self.heads % self.kv_heads:
             raise ModelError(f"{self.heads} heads can't share {self.kv_heads} key-value heads evenly")
         if self.head_width % 2:
             raise ModelError(f"the width of a head must be even for rotary positions, not {self.head_width}")
+        if self.context * self.head_width > _LARGEST_TABLE:
+            raise ModelError(f"a context of {self.context} is too long for heads of width {self.head_width}")
         for name in ("rope_theta", "norm_epsilon"):
             value = getattr(self, name)
             if not isinstance(value, float) or not 0 < value < 1e12:
-                raise ModelError(f"a model's {name} must be a positive number, not {value!r}")
+                raise ModelError(f"a model's {name} must be a positive number, not {spelled(value)}")
 
     @property
     def parameters(self) -> int:
@@ -131,15 +142,22 @@ class Shape:
     def from_config(cls, config: Mapping[str, object]) -> Shape:
         """Read the shape from a config.json. Raises ModelError for another architecture or a missing key."""
         if config.get("model_type") != "qwen3":
-            raise ModelError(f"this is a {config.get('model_type')!r} model; gencli runs qwen3 models")
-        if config.get("tie_word_embeddings"):
-            raise ModelError("this model ties its embedding to its head; gencli's models do not")
+            raise ModelError(f"this is a {spelled(config.get('model_type'))} model; gencli runs qwen3 models")
+        for key, ours in _FIXED.items():
+            if config.get(key, ours) != ours:
+                raise ModelError(f"{key} is {spelled(config[key])}; gencli's models have {ours!r}")
         missing = [theirs for theirs in _CONFIG_KEYS.values() if theirs not in config]
         if missing:
             raise ModelError(f"config.json lacks {', '.join(missing)}")
-        rope = config.get("rope_parameters")
-        theta = rope.get("rope_theta") if isinstance(rope, Mapping) else config.get("rope_theta")
         numbers = {ours: config[theirs] for ours, theirs in _CONFIG_KEYS.items()}
+        for ours, theirs in _CONFIG_KEYS.items():
+            _check_limits(theirs, numbers[ours], *_LIMITS[ours])
+        rope = config.get("rope_parameters")
+        theta = config.get("rope_theta")
+        if isinstance(rope, Mapping):
+            theta = rope.get("rope_theta")
+            if rope.get("rope_type", "default") != "default":
+                raise ModelError(f"rope_type is {spelled(rope['rope_type'])}; gencli's models have 'default'")
         return cls(**numbers, rope_theta=_float(theta), norm_epsilon=_float(config.get("rms_norm_eps")))  # type: ignore[arg-type]
 
 
@@ -182,6 +200,11 @@ def reshaped(
         hidden=hidden_for(new_width),
         context=context or shape.context,
     )
+
+
+def _check_limits(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ModelError(f"{name} must be a whole number from {least} to {most}, not {spelled(value)}")
 
 
 def _float(value: object) -> float:

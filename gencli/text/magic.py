@@ -23,6 +23,7 @@ _KINDS = (
     *((b"\x80" + bytes([protocol]), "a Python pickle") for protocol in range(2, 6)),
 )
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")
+_CONVERT = "unpack or convert it first"
 _POINTER = b"version https://git-lfs"
 
 
@@ -30,9 +31,9 @@ def foreign_kind(start: bytes) -> tuple[str, str]:
     """Return what a file is that begins with these bytes and holds no text, and what to do; empty if unknown."""
     if start.startswith(_POINTER):
         return "a git-lfs pointer", "fetch the file itself with: git lfs pull"
-    archive = start[257:262] == b"ustar" and "a tar archive"
-    kind = archive or next((kind for magic, kind in _KINDS if start.startswith(magic)), "")
-    return kind, "unpack or convert it first" if kind else ""
+    if start[257:262] == b"ustar":
+        return "a tar archive", _CONVERT
+    return next(((kind, _CONVERT) for magic, kind in _KINDS if start.startswith(magic)), ("", ""))
 
 
 def misnamed_kind(start: bytes) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import gzip
 import os
 import shutil
@@ -172,6 +173,8 @@ def told_as(kind: type[InputError], path: Path, name: str) -> Iterator[None]:
     except PermissionError as error:
         raise MachineError("no permission to read", where=name, hint="check the owner and mode") from error
     except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            raise kind(f"no such file or folder: {(error.strerror or '').lower()}", where=name) from error
         raise MachineError(f"can't read: {(error.strerror or str(error)).lower()}", where=name) from error
 
 
