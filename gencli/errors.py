@@ -115,6 +115,7 @@ class StoppedError(GencliError):
 
     def __init__(self, signal: int) -> None:
         super().__init__("stopped before the first step", kept="what was there before is untouched")
+        self.signal = signal
         self.exit_code = 128 + signal
 
 

@@ -25,6 +25,7 @@ from gencli.model.shape import Shape
 from gencli.text.corpus import open_corpus
 from gencli.text.tokenizer import Tokenizer
 from gencli.text.tokenizer_training import train_tokenizer
+from gencli.text.trial import remember
 
 WORDS = [
     "강",
@@ -46,6 +47,9 @@ WORDS = [
     "star",
     "moon",
 ]
+
+
+TRAINED_HERE: list[bytes] = []  # tokenizers that each test's own cache remembers
 
 
 def tiny_text(documents: int = 60) -> str:
@@ -79,6 +83,8 @@ Cli = Callable[..., Outcome]
 def quiet_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keep caches inside the test's folder and torch on one thread."""
     monkeypatch.setenv("GENCLI_CACHE", str(tmp_path / "cache"))
+    for data in TRAINED_HERE:
+        remember(data, tmp_path / "cache")
     monkeypatch.delenv("GENCLI_MODEL", raising=False)
     before = torch.get_num_threads()
     yield
@@ -111,7 +117,9 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tokenizer(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """Return a tokenizer trained on the tiny corpus."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    return train_tokenizer(open_corpus([corpus_file]), path, vocabulary=400).tokenizer
+    made = train_tokenizer(open_corpus([corpus_file]), path, vocabulary=400).tokenizer
+    TRAINED_HERE.append(made.model_bytes)
+    return made
 
 
 def random_model(shape: Shape, seed: int = 0, scale: float = 0.3) -> GPT:

@@ -119,6 +119,7 @@ def stands_in(corpus: str, example: Example) -> bool:
 
 def answered(model: Path, tests: Iterable[Example]) -> list[tuple[Example, str]]:
     """Return each untaught example with the model's own answer."""
+    from gencli.cli.places import cache_folder
     from gencli.decoding.engines import open_engine
     from gencli.evaluation import answers
     from gencli.model.folder import open_model
@@ -129,7 +130,7 @@ def answered(model: Path, tests: Iterable[Example]) -> list[tuple[Example, str]]
         Pair((Turn("user", example.prompt), Turn("assistant", example.completion)), "demo", 0)
         for example in known.values()
     ]
-    folder = open_model(model)
+    folder = open_model(model, cache_folder())
     engine = open_engine(folder, engine="torch")
     return [(known[pair.prompt], text.strip()) for pair, text in answers(pairs, engine, folder.tokenizer)]
 

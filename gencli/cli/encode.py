@@ -59,10 +59,11 @@ def decode(settings: DecodeSettings) -> None:
 
 
 def _tokenizer(model: Path) -> Tokenizer:
+    from gencli.cli.places import cache_folder
     from gencli.model.folder import TOKENIZER
     from gencli.text.tokenizer import Tokenizer
 
-    return Tokenizer.open(model / TOKENIZER)
+    return Tokenizer.open(model / TOKENIZER, cache_folder())
 
 
 def _text(argument: str | None) -> str:

@@ -23,6 +23,7 @@ def evaluate(settings: EvaluateSettings) -> None:
 
     Texts in bits per byte; pairs by what the right answers cost and how often the model's own is exactly right.
     """
+    from gencli.cli.places import cache_folder
     from gencli.model.folder import open_model
     from gencli.model.gpt import GPT
     from gencli.training.runtime import choose_runtime
@@ -31,7 +32,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     if not settings.files:
         raise UsageError("which files?", hint="give texts, or labelled pairs for a fine-tuned model")
     screen = Screen(quiet=settings.quiet)
-    folder = open_model(settings.model)
+    folder = open_model(settings.model, cache_folder())
     runtime = choose_runtime(settings.device, precision=settings.precision, threads=settings.threads)
     model = GPT(folder.shape).load(folder.weights()).to(runtime.device)
     scores: list[TextScore | PairsScore] = []
@@ -61,7 +62,6 @@ def evaluate(settings: EvaluateSettings) -> None:
                 )
             )
         else:
-            from gencli.cli.places import cache_folder
             from gencli.evaluation import score_text
             from gencli.text.corpus import open_corpus
             from gencli.text.tokens import tokenize_corpus

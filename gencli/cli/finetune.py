@@ -33,6 +33,7 @@ def finetune(settings: FinetuneSettings) -> None:
 
     Question and answer, text and label, sentence and translation, turns of a conversation.
     """
+    from gencli.cli.places import cache_folder
     from gencli.cli.session import sampler, train
     from gencli.training.assembly import Outside
     from gencli.model.folder import check_output
@@ -45,7 +46,7 @@ def finetune(settings: FinetuneSettings) -> None:
     screen = Screen(quiet=settings.quiet or not world.leads)
     check_output(settings.output, overwrite=settings.overwrite or settings.resume)
 
-    lessons = prepare_pairs(settings, say=screen.note)
+    lessons = prepare_pairs(settings, cache_folder(), say=screen.note)
 
     def prepare(signals: Signals, clock: Callable[[], float]) -> Run:
         shown = [pair.prompt for pair in (lessons.held_out or lessons.train)[:SHOWN_PROMPTS]]

@@ -35,6 +35,7 @@ def generate(settings: GenerateSettings) -> None:
 
     Filters apply in this order: repetition penalty, top-k, top-p, min-p, temperature.
     """
+    from gencli.cli.places import cache_folder
     from gencli.decoding import decoder
     from gencli.decoding.engines import open_engine
     from gencli.decoding.prompts import prompt_ids
@@ -44,7 +45,7 @@ def generate(settings: GenerateSettings) -> None:
 
     screen = Screen(quiet=settings.quiet)
     prompt = _prompt(settings)
-    folder = open_model(settings.model)
+    folder = open_model(settings.model, cache_folder())
     tokenizer = folder.tokenizer
     engine = open_engine(folder, engine=settings.engine, device=settings.device)
     chat = folder.is_chat and not settings.raw

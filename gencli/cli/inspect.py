@@ -21,10 +21,11 @@ def inspect(settings: InspectSettings) -> None:
 
     Shape, tokenizer, lineage, scores and disk use.
     """
+    from gencli.cli.places import cache_folder
     from gencli.model.folder import open_model
     from gencli.ui import Screen, emit
 
-    folder = open_model(settings.model)
+    folder = open_model(settings.model, cache_folder())
     facts = _facts(folder)
     if settings.json:
         emit({"event": "model", **facts})

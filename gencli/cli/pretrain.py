@@ -18,7 +18,10 @@ from gencli.settings import PretrainSettings
 
 if TYPE_CHECKING:
     from gencli.cli.session import Signals
+    from gencli.text.corpus import Corpus
     from gencli.training.loop import Run
+    from gencli.training.pretraining import Material
+    from gencli.training.runtime import Runtime
     from gencli.ui import Screen
 
 
@@ -39,7 +42,7 @@ def pretrain(settings: PretrainSettings) -> None:
     from gencli.model.folder import TOKENIZER, check_output
     from gencli.text.corpus import open_corpus
     from gencli.training.assembly import Outside, runtime_for
-    from gencli.training.pretraining import prepare_pretraining, prepare_text
+    from gencli.training.pretraining import prepare_pretraining
     from gencli.training.world import current
     from gencli.ui import Screen
 
@@ -60,25 +63,8 @@ def pretrain(settings: PretrainSettings) -> None:
     corpus = open_corpus(settings.corpus, encoding=settings.encoding, text_field=settings.text_field)
 
     def prepare(signals: Signals, clock: Callable[[], float], tokenizer: Path) -> Run:
-        total = sum(path.stat().st_size for path in corpus.files)
         runtime = runtime_for(settings, world)
-        with screen.counted("tokenising", total) as count, world.in_turn(signals.check):
-
-            def progress(done: int) -> None:
-                signals.check()
-                world.check()
-                count(done)
-
-            world.await_file(tokenizer)
-            material = prepare_text(
-                settings, corpus, tokenizer, cache_folder(), runtime, say=screen.note, progress=progress
-            )
-        signals.check()
-        tokens = material.tokens
-        screen.note(
-            f"{tokens.source_bytes:,} bytes in {tokens.documents:,} documents, {len(tokens.ids):,} tokens, "
-            f"vocabulary {material.tokenizer.vocabulary:,}"
-        )
+        material = _material(settings, corpus, tokenizer, runtime, signals, screen)
         sample = sampler([settings.sample_prompt], chat=False)
         return prepare_pretraining(
             settings,
@@ -103,6 +89,40 @@ def pretrain(settings: PretrainSettings) -> None:
     )
     if code:
         raise typer.Exit(code)
+
+
+def _material(
+    settings: PretrainSettings,
+    corpus: Corpus,
+    tokenizer: Path,
+    runtime: Runtime,
+    signals: Signals,
+    screen: Screen,
+) -> Material:
+    """Make the tokenizer and the tokens of a run ready; of several processes one does the work."""
+    from gencli.cli.places import cache_folder
+    from gencli.training.pretraining import prepare_text
+    from gencli.training.world import current
+
+    world = current()
+
+    def check() -> None:
+        signals.check()
+        world.check()
+
+    total = sum(path.stat().st_size for path in corpus.files)
+    with screen.counted("tokenising", total) as count, world.in_turn(signals.check):
+        world.await_file(tokenizer)
+        material = prepare_text(
+            settings, corpus, tokenizer, cache_folder(), runtime, say=screen.note, count=count, check=check
+        )
+    signals.check()
+    tokens = material.tokens
+    screen.note(
+        f"{tokens.source_bytes:,} bytes in {tokens.documents:,} documents, {len(tokens.ids):,} tokens, "
+        f"vocabulary {material.tokenizer.vocabulary:,}"
+    )
+    return material
 
 
 def _tell(run: Run, screen: Screen, *, json: bool) -> None:

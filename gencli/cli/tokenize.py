@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from gencli.cli.app import app
 from gencli.cli.options import command
-from gencli.errors import RunStateError, UsageError
+from gencli.errors import RunStateError, StoppedError, UsageError
 from gencli.settings import TokenizeSettings
 
 if TYPE_CHECKING:
+    from gencli.cli.session import Signals
+    from gencli.text.corpus import Corpus
     from gencli.text.report import TokenizerReport
+    from gencli.text.tokenizer import Tokenizer
 
 
 @command(
@@ -20,9 +23,10 @@ if TYPE_CHECKING:
 )
 def tokenize(settings: TokenizeSettings) -> None:
     """Train a tokenizer on your text; report what it does to it."""
+    from gencli.cli.places import cache_folder
+    from gencli.cli.session import Signals
     from gencli.model.folder import TOKENIZER, WEIGHTS, check_output, write_tokenizer
     from gencli.text.corpus import open_corpus
-    from gencli.text.report import tokenizer_report
     from gencli.text.tokenizer_training import train_tokenizer
     from gencli.ui import Screen, emit
 
@@ -45,18 +49,21 @@ def tokenize(settings: TokenizeSettings) -> None:
         )
     check_output(settings.model, overwrite=settings.overwrite)
     corpus = open_corpus(settings.corpus, encoding=settings.encoding, text_field=settings.text_field)
-    trained = train_tokenizer(
-        corpus,
-        target,
-        vocabulary=settings.vocab_size,
-        kind=settings.kind,
-        character_coverage=settings.character_coverage,
-        held_out=settings.validation,
-    )
-    write_tokenizer(settings.model, trained.tokenizer, chat=False, context=1 << 20)
-    for note in (*corpus.tally.notes(), *trained.notes):
-        screen.note(note)
-    report = tokenizer_report(trained.tokenizer, corpus)
+    with Signals().watched() as signals:
+        trained = train_tokenizer(
+            corpus,
+            target,
+            vocabulary=settings.vocab_size,
+            kind=settings.kind,
+            character_coverage=settings.character_coverage,
+            held_out=settings.validation,
+            cache=cache_folder(),
+            check=signals.check,
+        )
+        write_tokenizer(settings.model, trained.tokenizer, chat=False, context=1 << 20)
+        for note in (*corpus.tally.notes(), *trained.notes):
+            screen.note(note)
+        report = _report(trained.tokenizer, corpus, signals)
     if settings.json:
         emit({"event": "tokenizer", "model": str(settings.model), **report.record()})
         return
@@ -64,6 +71,16 @@ def tokenize(settings: TokenizeSettings) -> None:
     for advice in report.advice:
         screen.note(advice)
     screen.note(f"next: gencli pretrain {' '.join(settings.corpus)} -m {settings.model}")
+
+
+def _report(tokenizer: Tokenizer, corpus: Corpus, signals: Signals) -> TokenizerReport:
+    """Return the report; a signal ends it, and the tokenizer is there already."""
+    from gencli.text.report import tokenizer_report
+
+    try:
+        return tokenizer_report(tokenizer, corpus, check=signals.check)
+    except StoppedError as error:
+        raise StoppedError(error.signal, kept="the new tokenizer; only the report on it is missing") from None
 
 
 def _rows(report: TokenizerReport) -> list[tuple[str, str]]:

@@ -54,11 +54,12 @@ class ModelFolder:
     path: Path
     shape: Shape
     lineage: dict[str, object]
+    cache: Path | None = None  # remembers which tokenizers were tried
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Open the tokenizer; raises RunStateError when it is not the one that the model was trained with."""
-        tokenizer = Tokenizer.open(self.path / TOKENIZER)
+        tokenizer = Tokenizer.open(self.path / TOKENIZER, self.cache)
         expected = self.lineage.get("tokenizer_sha256")
         if expected and expected != tokenizer.digest:
             raise RunStateError(
@@ -96,7 +97,7 @@ class ModelFolder:
         return file
 
 
-def open_model(path: Path) -> ModelFolder:
+def open_model(path: Path, cache: Path | None = None) -> ModelFolder:
     """Open a model folder for use. Raises ModelError saying what is missing and which models there are."""
     missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (path / name).is_file()]
     if missing:
@@ -115,7 +116,7 @@ def open_model(path: Path) -> ModelFolder:
             kept="nothing was touched",
             hint="use the version of gencli that made it, or a newer one",
         )
-    folder = ModelFolder(path, shape, lineage)
+    folder = ModelFolder(path, shape, lineage, cache)
     folder.check()
     return folder
 

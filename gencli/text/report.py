@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gencli.text.isolation import nothing, paced
 from gencli.text.sampling import even_sample
 from gencli.text.scripts import SCRIPTS, script_bytes
 from gencli.text.tokenizer import FIRST_BYTE_ID, LAYOUT, normalised
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from gencli.text.corpus import Corpus
     from gencli.text.tokenizer import Tokenizer
@@ -69,12 +70,18 @@ class TokenizerReport:
         return asdict(self)
 
 
-def tokenizer_report(tokenizer: Tokenizer, corpus: Corpus, *, limit_bytes: int = 8 << 20) -> TokenizerReport:
+def tokenizer_report(
+    tokenizer: Tokenizer,
+    corpus: Corpus,
+    *,
+    limit_bytes: int = 8 << 20,
+    check: Callable[[], None] = nothing,
+) -> TokenizerReport:
     """Measure `tokenizer` on `corpus`, or on an even sample of at most `limit_bytes` of it.
 
-    Raises CorpusError from reading.
+    `check` is called while the corpus is read. Raises CorpusError from reading, and what `check` raises.
     """
-    documents = _Counter()
+    documents = _Counter(paced(check))
     sample = even_sample(documents.parts(corpus), limit_bytes)
     arrays = tokenizer.encode_arrays(sample.texts, threads=2)
     counts = np.bincount(np.concatenate(arrays), minlength=tokenizer.vocabulary)
@@ -107,12 +114,14 @@ def tokenizer_report(tokenizer: Tokenizer, corpus: Corpus, *, limit_bytes: int =
 class _Counter:
     """Cut a corpus into parts and count its documents on the way."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[], None]) -> None:
         self.count = 0
+        self._check = check
 
     def parts(self, corpus: Corpus) -> Iterator[str]:
         for document in corpus.documents():
             self.count += 1
+            self._check()
             text = normalised(document.text)
             for start in range(0, len(text), _PART_CHARACTERS):
                 yield text[start : start + _PART_CHARACTERS]

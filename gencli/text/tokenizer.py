@@ -29,6 +29,7 @@ from gencli.text.pieces import (
     ModelFile,
     read_model_file,
 )
+from gencli.text.trial import try_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,11 +81,12 @@ class Tokenizer:
         self._processor = processor
 
     @classmethod
-    def open(cls, path: Path) -> Tokenizer:
-        """Return the tokenizer in the file `path`.
+    def open(cls, path: Path, cache: Path | None = None) -> Tokenizer:
+        """Return the tokenizer in the file `path`, which is tried in a child process first.
 
-        Raises TokenizerError when it is missing, is something else, or is a SentencePiece model that can't
-        keep text whole and control pieces out of reach; MachineError when it may not be read.
+        The folder `cache` remembers which ones passed. Raises TokenizerError when it is missing, is something
+        else, or is a SentencePiece model that crashes the library or can't keep text whole and control pieces
+        out of reach; MachineError when it may not be read.
         """
         where = str(path)
         hint = "make one with: gencli tokenize CORPUS -m MODEL"
@@ -95,20 +97,27 @@ class Tokenizer:
                 raise TokenizerError("there is no tokenizer here", where=where, hint=hint)
             if path.stat().st_size > LARGEST_FILE:
                 raise TokenizerError("this file is too large for a tokenizer (over 64 MB)", where=where)
-            return cls.from_bytes(path.read_bytes(), where)
+            data = path.read_bytes()
         except OSError as error:
             raise MachineError(
                 f"can't read: {(error.strerror or str(error)).lower()}", where=where
             ) from error
+        model = _checked(data, where)
+        try_out(data, where, cache)
+        return cls._loaded(data, model, where)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Tokenizer:
-        """Return the tokenizer whose file holds `data`; `where` names it in messages. Errors as in `open`."""
-        sentencepiece = load_sentencepiece()
-        model = read_model_file(data, where)
-        _check_layout(model, where)
+        """Return the tokenizer whose file holds `data`, made by this process or by one that gencli trusts.
+
+        `where` names it in messages. Errors as in `open`.
+        """
+        return cls._loaded(data, _checked(data, where), where)
+
+    @classmethod
+    def _loaded(cls, data: bytes, model: ModelFile, where: str) -> Tokenizer:
         try:
-            processor = sentencepiece.SentencePieceProcessor(model_proto=data)
+            processor = load_sentencepiece().SentencePieceProcessor(model_proto=data)
         except RuntimeError as error:
             raise TokenizerError(f"SentencePiece refuses this tokenizer: {error}", where=where) from error
         return cls(data, model, processor)
@@ -221,6 +230,14 @@ def load_sentencepiece() -> Any:
             hint='pip install "sentencepiece>=0.2.3"',
         )
     return sentencepiece
+
+
+def _checked(data: bytes, where: str) -> ModelFile:
+    """Return what the file says. Raises TokenizerError for a model that gencli doesn't use."""
+    load_sentencepiece()
+    model = read_model_file(data, where)
+    _check_layout(model, where)
+    return model
 
 
 def _cut(data: bytes) -> list[bytes]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import struct
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from gencli.errors import TokenizerError
 from gencli.storage import replace_file
+from gencli.text.isolation import in_child, nothing, paced
 from gencli.text.pieces import NORMAL, read_model_file
 from gencli.text.sampling import Sample, bytes_of, even_sample
 from gencli.text.tokenizer import (
@@ -30,9 +31,10 @@ from gencli.text.tokenizer import (
     load_sentencepiece,
     normalised,
 )
+from gencli.text.trial import remember
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from gencli.text.corpus import Corpus
@@ -82,6 +84,8 @@ def train_tokenizer(
     sample_bytes: int = 64 << 20,
     fineness: float = 1.0,
     held_out: float = 0.0,
+    cache: Path | None = None,
+    check: Callable[[], None] = nothing,
 ) -> TrainedTokenizer:
     """Train a tokenizer on `corpus`, write it to the file `destination`, and return it.
 
@@ -89,19 +93,22 @@ def train_tokenizer(
     more. Nothing is learned from the last `held_out` share of each CORPUS argument, which a model is to be
     judged on. A corpus of more than `sample_bytes` (16 MB for unigram) is sampled evenly; a vocabulary that
     the corpus can't fill is lowered; characters that don't fit are left to byte pieces: each with a note. The
-    same corpus and arguments give the same file on any machine. Raises TokenizerError for arguments that
-    can't be, and whatever reading the corpus raises.
+    same corpus and arguments give the same file on any machine. The folder `cache` remembers that the
+    tokenizer needs no trial. `check` is called every tenth of a second or so; what it raises ends all at once,
+    with nothing written. Raises TokenizerError for arguments that can't be and for a text that SentencePiece
+    refuses or crashes on, and whatever reading the corpus raises.
     """
     _check_arguments(vocabulary, kind, character_coverage, sample_bytes)
     limit = min(sample_bytes, UNIGRAM_SAMPLE_BYTES) if kind == "unigram" else sample_bytes
-    lines = _Lines(corpus)
+    check = paced(check)
+    lines = _Lines(corpus, check)
     sample = even_sample(lines, limit)
     texts = _learned_from(sample, lines.ends, held_out)
     notes = []
     if sample.nbytes < sample.total_bytes:
         parts = f"{sample.nbytes / 1e6:.1f} of {sample.total_bytes / 1e6:.1f} MB"
         notes.append(f"the tokenizer learned from an even sample of the corpus: {parts}")
-    characters = _Characters.of(texts)
+    characters = _Characters.of(texts, check)
     wanted = vocabulary or _vocabulary_for(characters, sample.total_bytes, fineness)
     asked = characters.covering(character_coverage)
     kept = min(asked, _room(kind, wanted))
@@ -111,12 +118,16 @@ def train_tokenizer(
             f"no room for {len(characters.points) - kept} rare characters ({share}): they are spelled in bytes;"
             " a larger --vocab-size mends that"
         )
-    data = _run_trainer(characters.cut(texts, kept), kind, wanted)
+    remaining = characters.cut(texts, kept)
+    del sample, texts  # the trainer holds them from now on
+    data = _run_trainer(remaining, kind, wanted, check)
     tokenizer = Tokenizer.from_bytes(data, str(destination))
     if tokenizer.vocabulary < wanted:
         notes.append(
             f"the corpus fills {tokenizer.vocabulary} pieces of {wanted}: the vocabulary was lowered"
         )
+    if cache is not None:
+        remember(tokenizer.model_bytes, cache)
     replace_file(destination, tokenizer.model_bytes)
     return TrainedTokenizer(tokenizer, tuple(notes))
 
@@ -143,13 +154,15 @@ def _check_arguments(vocabulary: int | None, kind: str, coverage: float, sample_
 class _Lines:
     """A corpus in lines of at most _LONGEST_LINE characters, and where the lines of each argument end."""
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Corpus, check: Callable[[], None]) -> None:
         self._corpus = corpus
+        self._check = check
         self.ends = [0] * corpus.arguments  # in bytes of all lines, known once they were read
 
     def __iter__(self) -> Iterator[str]:
         end = 0
         for document in self._corpus.documents():
+            self._check()
             text = normalised(document.text)
             for character in _RESERVED:
                 text = text.replace(character, NEWLINE)
@@ -191,10 +204,11 @@ class _Characters:
     cumulative: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, lines: list[str]) -> _Characters:
+    def of(cls, lines: list[str], check: Callable[[], None]) -> _Characters:
         """Count all but the tab, which SentencePiece's trainer keeps for itself."""
         counts = np.zeros(0x110000, np.int64)
         for start in range(0, len(lines), _LINES_AT_ONCE):
+            check()
             text = "".join(lines[start : start + _LINES_AT_ONCE])
             points, times = np.unique(np.frombuffer(text.encode("utf-32-le"), np.uint32), return_counts=True)
             counts[points] += times
@@ -212,15 +226,15 @@ class _Characters:
         """Return the share of the text that the first `kept` characters leave out."""
         return 1.0 - float(self.cumulative[kept - 1] / self.cumulative[-1])
 
-    def cut(self, lines: list[str], kept: int) -> list[str]:
-        """Return the lines cut at all but the first `kept` characters.
+    def cut(self, lines: list[str], kept: int) -> Iterator[str]:
+        """Return the lines, one by one, cut at all but the first `kept` characters.
 
         This stands for SentencePiece's character_coverage, which refuses values below 0.98.
         """
         if kept == len(self.points):
-            return lines
+            return iter(lines)
         rest = re.compile("[^" + "".join(re.escape(chr(point)) for point in self.points[:kept]) + "]+")
-        return [part for line in lines for part in rest.split(line) if part]
+        return (part for line in lines for part in rest.split(line) if part)
 
 
 def _room(kind: str, vocabulary: int) -> int:
@@ -245,38 +259,44 @@ def _vocabulary_for(characters: _Characters, nbytes: int, fineness: float) -> in
     return max(least, by_size)
 
 
-def _run_trainer(lines: list[str], kind: str, vocabulary: int) -> bytes:
-    """Return the model that SentencePiece makes of the lines; nothing is written to a terminal."""
-    model = io.BytesIO()
-    lines = lines + sorted(_SPELLING) if kind == "unigram" else lines or ["\t"]
-    try:
-        load_sentencepiece().SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=model,
-            model_type=kind,
-            vocab_size=vocabulary,
-            hard_vocab_limit=False,
-            character_coverage=1.0,
-            byte_fallback=True,
-            split_digits=True,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            unk_id=UNK,
-            bos_id=BOS,
-            eos_id=EOS,
-            pad_id=PAD,
-            unk_surface="",
-            control_symbols=list(ROLE_MARKERS.values()),
-            user_defined_symbols=[NEWLINE],
-            max_sentence_length=1 << 30,
-            num_threads=_THREADS,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise TokenizerError(f"SentencePiece can't train on this text: {error}") from error
-    return _with_exact_scores(model.getvalue()) if kind == "unigram" else model.getvalue()
+def _run_trainer(lines: Iterator[str], kind: str, vocabulary: int, check: Callable[[], None]) -> bytes:
+    """Return the model that SentencePiece makes of the lines, in a process of its own."""
+    load_sentencepiece()
+    options = {
+        "model_type": kind,
+        "vocab_size": vocabulary,
+        "hard_vocab_limit": False,
+        "character_coverage": 1.0,
+        "byte_fallback": True,
+        "split_digits": True,
+        "normalization_rule_name": "identity",
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "allow_whitespace_only_pieces": True,
+        "unk_id": UNK,
+        "bos_id": BOS,
+        "eos_id": EOS,
+        "pad_id": PAD,
+        "unk_surface": "",
+        "control_symbols": list(ROLE_MARKERS.values()),
+        "user_defined_symbols": [NEWLINE],
+        "max_sentence_length": 1 << 30,
+        "num_threads": _THREADS,
+        "minloglevel": 2,
+    }
+    more = sorted(_SPELLING) if kind == "unigram" else []
+    data = in_child(
+        "train", {"options": options}, _blocks(chain(lines, more)), subject="this text", check=check
+    )
+    return _with_exact_scores(data) if kind == "unigram" else data
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[bytes]:
+    """Yield the lines with their ends, many at a time; a tab, which teaches nothing, if there are none."""
+    left = iter(lines)
+    left = chain([next(left, "\t")], left)
+    while block := list(islice(left, _LINES_AT_ONCE >> 4)):
+        yield ("\n".join(block) + "\n").encode("utf-8")
 
 
 def _with_exact_scores(data: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from gencli.errors import PairsError, UsageError
 from gencli.model.folder import WEIGHTS, ModelFolder, open_model
@@ -32,13 +33,13 @@ class Lessons:
     held_out: tuple[Pair, ...]
 
 
-def prepare_pairs(settings: FinetuneSettings, *, say: Callable[[str], None]) -> Lessons:
+def prepare_pairs(settings: FinetuneSettings, cache: Path, *, say: Callable[[str], None]) -> Lessons:
     """Open the base model, read the pairs and hold some out. Raises PairsError where there are too few."""
     if settings.output.resolve() == settings.model.resolve():
         raise UsageError("the fine-tuned model needs a folder of its own", hint="another folder with -o")
     if not settings.pairs:
         raise UsageError("which pairs?", hint="give at least one file, or - for stdin")
-    base = open_model(settings.model)
+    base = open_model(settings.model, cache)
     files = tuple(
         read_pairs(
             path,

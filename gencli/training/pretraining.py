@@ -50,11 +50,20 @@ def prepare_text(
     runtime: Runtime,
     *,
     say: Callable[[str], None],
-    progress: Callable[[int], None],
+    count: Callable[[int], None],
+    check: Callable[[], None],
 ) -> Material:
-    """Open the tokenizer at `path` or train one there, and turn the corpus into tokens."""
+    """Open the tokenizer at `path` or train one there, and turn the corpus into tokens.
+
+    `count` is told how many bytes are done; what `check` raises ends the work at once.
+    """
+
+    def progress(done: int) -> None:
+        check()
+        count(done)
+
     if path.exists():
-        tokenizer = Tokenizer.open(path)
+        tokenizer = Tokenizer.open(path, cache)
         if settings.vocab_size not in (None, tokenizer.vocabulary):
             say(
                 f"the folder has a tokenizer of {tokenizer.vocabulary:,} pieces; --vocab-size changes nothing"
@@ -70,6 +79,8 @@ def prepare_text(
             fineness=fineness_for(
                 time_of(settings), sum(file.stat().st_size for file in corpus.files), runtime
             ),
+            cache=cache,
+            check=check,
         )
         tokenizer = trained.tokenizer
         say(f"trained a tokenizer of {tokenizer.vocabulary:,} pieces")
