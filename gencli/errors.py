@@ -113,8 +113,8 @@ class DivergedError(GencliError):
 class StoppedError(GencliError):
     """A signal ended the command before there was anything to save."""
 
-    def __init__(self, signal: int) -> None:
-        super().__init__("stopped before the first step", kept="what was there before is untouched")
+    def __init__(self, signal: int, *, kept: str = "what was there before is untouched") -> None:
+        super().__init__("stopped before there was anything to save", kept=kept)
         self.signal = signal
         self.exit_code = 128 + signal
 

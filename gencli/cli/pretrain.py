@@ -114,7 +114,7 @@ def _material(
     with screen.counted("tokenising", total) as count, world.in_turn(signals.check):
         world.await_file(tokenizer)
         material = prepare_text(
-            settings, corpus, tokenizer, cache_folder(), runtime, say=screen.note, count=count, check=check
+            settings, corpus, tokenizer, cache_folder(), runtime, say=screen.note, progress=count, check=check
         )
     signals.check()
     tokens = material.tokens

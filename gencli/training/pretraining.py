@@ -15,6 +15,7 @@ from gencli.knobs import seconds_of
 from gencli.model.gpt import GPT
 from gencli.settings import SHAPE, PretrainSettings
 from gencli.text.corpus import Corpus
+from gencli.text.isolation import nothing
 from gencli.text.tokenizer import Tokenizer
 from gencli.text.tokenizer_training import train_tokenizer
 from gencli.text.tokens import TokenFile, held_out, tokenize_corpus
@@ -50,17 +51,17 @@ def prepare_text(
     runtime: Runtime,
     *,
     say: Callable[[str], None],
-    count: Callable[[int], None],
-    check: Callable[[], None],
+    progress: Callable[[int], None],
+    check: Callable[[], None] = nothing,
 ) -> Material:
     """Open the tokenizer at `path` or train one there, and turn the corpus into tokens.
 
-    `count` is told how many bytes are done; what `check` raises ends the work at once.
+    `progress` is told how many bytes are done; what `check` raises ends the work at once.
     """
 
-    def progress(done: int) -> None:
+    def checked(done: int) -> None:
         check()
-        count(done)
+        progress(done)
 
     if path.exists():
         tokenizer = Tokenizer.open(path, cache)
@@ -86,7 +87,7 @@ def prepare_text(
         say(f"trained a tokenizer of {tokenizer.vocabulary:,} pieces")
         for note in trained.notes:
             say(note)
-    tokens = tokenize_corpus(corpus, tokenizer, cache, progress=progress)
+    tokens = tokenize_corpus(corpus, tokenizer, cache, progress=checked)
     for note in tokens.notes:
         say(note)
     return Material(corpus, tokenizer, tokens)
