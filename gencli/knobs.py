@@ -149,14 +149,14 @@ def _read_config(path: Path, known: Mapping[str, tuple[type, Knob, object]]) -> 
         converted = tuple(value) if kind is tuple and isinstance(value, list) else value
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             converted = float(value)
-        if "\0" in str(value):
-            raise ConfigError(f"{key} holds a NUL character", where=str(path))
         if kind is Path and isinstance(value, str):
             converted = Path(value)
         if isinstance(converted, tuple):
             converted = tuple(str(part) if isinstance(part, int) else part for part in converted)
             if not all(isinstance(part, str) for part in converted):
                 raise ConfigError(f"{key} should be a list of texts, not {value!r}", where=str(path))
+        if any("\0" in text for text in (converted if isinstance(converted, tuple) else [str(converted)])):
+            raise ConfigError(f"{key} holds a NUL character", where=str(path))
         if not isinstance(converted, kind) or (kind is int and isinstance(converted, bool)):
             raise ConfigError(f"{key} should be {_type_word(kind)}, not {value!r}", where=str(path))
         values[name] = converted
@@ -195,7 +195,10 @@ def _check(name: str, value: object, kind: type, description: Knob) -> None:
     if description.choices and value not in description.choices:
         raise UsageError(f"{flag} is one of {', '.join(description.choices)}, not {value!r}")
     if description.duration:
-        seconds_of(str(value))
+        try:
+            seconds_of(str(value))
+        except UsageError as error:
+            raise UsageError(f"{flag}: {error.message}", hint=error.hint) from error
     if kind in (int, float) and isinstance(value, int | float):
         low = description.least if description.least is not None else -math.inf
         high = description.most if description.most is not None else math.inf

@@ -37,7 +37,7 @@ def replace_file(path: Path, content: bytes | str) -> None:
 
     Raises MachineError when the disk or the permissions refuse; the old file is then untouched.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with staged_file(path) as staging:
         staging.write_bytes(data)
 

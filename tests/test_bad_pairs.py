@@ -127,6 +127,8 @@ def test_p27_pairs_that_changed_are_not_gone_on_with(cli: Cli, tmp_path: Path, m
     path.write_text("".join(line(f"{n}?", "y") for n in range(12)), encoding="utf-8")
     outcome = cli(*command, "--steps", 4, "--resume")
     assert outcome.code == 5 and "the pairs changed since the run began" in outcome.err
+    both = cli(*command, "--resume", "--overwrite")
+    assert both.code == 2 and "--overwrite begins another" in both.err  # X03
     assert contents(output) == before
     for folder in (output / "training").glob("step-*"):
         (folder / "optimizer.safetensors").unlink()

@@ -151,7 +151,7 @@ def _checked(header: Mapping[str, object], nbytes: int, where: str) -> dict[str,
         raise ModelError(f"{len(entries):,} tensors are more than a model has", where=where)
     tensors = {name: _stored(name, entry, where) for name, entry in entries.items()}
     end = 0
-    for name, stored in sorted(tensors.items(), key=lambda item: item[1].start):
+    for name, stored in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if stored.start != end:
             raise ModelError(
                 f"{name} does not begin where the tensor before it ends", where=where, hint=_AGAIN
