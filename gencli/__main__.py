@@ -16,9 +16,17 @@ SPINS = "5000"
 def main() -> None:
     """Run the command line and exit with its code."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    _open_what_is_closed()
     from gencli.cli.app import run
 
     sys.exit(run())
+
+
+def _open_what_is_closed() -> None:
+    """Put nothing in the place of a standard stream that the caller closed: no other file shall get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None and os.open(os.devnull, os.O_RDWR) == number and number:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from gencli.errors import ConfigError, UsageError
+from gencli.errors import ConfigError, MachineError, UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -128,27 +128,33 @@ def nearest(name: str, names: list[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def _read_config(path: Path, known: Mapping[str, tuple[type, Knob, object]]) -> dict[str, object]:
+def _toml_table(path: Path) -> dict[str, Any]:
+    """Return what a TOML file holds. Raises ConfigError, MachineError if it may not be read."""
     try:
         if path.exists() and not path.is_file():
             raise ConfigError("the configuration is not a regular file", where=str(path))
         if path.stat().st_size > _LARGEST_CONFIG:
             raise ConfigError("this is too large for a configuration (over 1 MB)", where=str(path))
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except PermissionError as error:
+        raise MachineError("no permission to read the configuration", where=str(path)) from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ConfigError(f"the configuration can't be read: {reason}", where=str(path)) from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration can't be read: {error}", where=str(path)) from error
+
+
+def _read_config(path: Path, known: Mapping[str, tuple[type, Knob, object]]) -> dict[str, object]:
     values: dict[str, object] = {}
-    for key, value in table.items():
+    for key, value in _toml_table(path).items():
         name = key.replace("-", "_")
         if name not in known or name == "config":
             raise ConfigError(f"unknown key {key!r}{nearest(name, list(known))}", where=str(path))
         kind = known[name][0]
         converted = tuple(value) if kind is tuple and isinstance(value, list) else value
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            converted = float(value)
+            converted = float(value) if abs(value) < 1 << 1000 else math.inf
         if kind is Path and isinstance(value, str):
             converted = Path(value)
         if isinstance(converted, tuple):

@@ -53,6 +53,8 @@ CONFIGS = [
     row("G05-negative-dropout", "dropout = -0.1", CONFIGURED, 2, "dropout must be from"),
     row("G05-nan", "dropout = nan", CONFIGURED, 2, "dropout must be from"),
     row("G05-boundless", "learning_rate = 1e999", CONFIGURED, 2, "learning_rate must be from"),
+    row("G05-giant", f"learning_rate = 1{'0' * 400}", CONFIGURED, 2, "learning_rate must be from"),
+    row("G05-beyond-giant", f"steps = 1{'0' * 5000}", f"{PRETRAIN} -c {{bad}}", 3, "can't be read"),
     row("G06-code", '__class__ = "os.system"', CONFIGURED, 3, "unknown key '__class__'"),
     row("G06-nested-config", 'config = "other.toml"', CONFIGURED, 3, "unknown key 'config'"),
 ]  # fmt: skip
@@ -229,6 +231,22 @@ def test_x06_a_terminal_that_wants_no_colours_gets_none(environment: dict[str, s
     os.close(main)
     assert failed.returncode == 3 and b"no such model folder" in seen
     assert b"\x1b[3" not in seen and b"\x1b[?" not in seen
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_x06_a_closed_stream_takes_nothing_with_it(model_folder: Path, closed: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m gencli generate x -m {model_folder} -n 1 -s 1 {closed}"],
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and b"Traceback" not in done.stderr
+
+
+def test_x06_an_output_that_is_full_is_told(model_folder: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        arguments = [sys.executable, "-m", "gencli", "inspect", "-m", str(model_folder)]
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert done.returncode == 4 and done.stderr.startswith(b"error: no space left")
 
 
 HALF = [

@@ -99,6 +99,7 @@ def _info(name: str, kind: type, description: Knob, default: object) -> Any:
         show_default=False,
         rich_help_panel=description.panel or None,
         envvar=description.environment or None,
+        readable=False,  # the command itself tells why it can't read a path
     )
 
 

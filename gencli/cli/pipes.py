@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from gencli.errors import InputError
+from gencli.errors import InputError, MachineError
 
 MOST_BYTES = 256 << 20
 
@@ -23,12 +23,14 @@ def piped_text(what: str) -> str:
 
 
 def text_of(path: Path, what: str) -> str:
-    """Return the text in a file. Raises InputError for what can't be read or is no file of UTF-8."""
+    """Return the text in a file. Raises InputError for what isn't there or is no file of UTF-8."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{what} is not in a regular file", where=str(path), hint="pipe it in instead")
         with path.open("rb") as file:
             data = _bounded(file, what, str(path))
+    except PermissionError as error:
+        raise MachineError(f"no permission to read {what}", where=str(path)) from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"{what} can't be read: {reason}", where=str(path)) from error

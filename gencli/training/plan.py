@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gencli.errors import ModelError, UsageError
+from gencli.errors import MachineError, ModelError, UsageError
 from gencli.model.fused import LONGEST_STORED
 from gencli.model.gpt import GPT
 from gencli.model.scoring import total_loss
@@ -188,7 +188,7 @@ def planned(
 
     There are so many tokens to learn from; `seconds` is what is left for training, None for a run that is
     limited otherwise. `trigram` are the bits per byte that held-out text costs a trigram model, if there is
-    any. Raises UsageError for numbers that make no model.
+    any. Raises UsageError for numbers that make no model, MachineError for a model that has no room here.
     """
     budget = seconds or DEFAULT_SECONDS
     # Without a limit in time the speed decides nothing: the same command is the same run everywhere.
@@ -197,6 +197,8 @@ def planned(
     settings = _shaped(settings, choice, train_tokens)
     shape = shape_of(settings, vocabulary)
     assert settings.batch_size is not None
+    if not settings.shard:
+        _check_memory(shape, runtime)
     rows = -(-settings.batch_size // processes)
     at_once = min(rows, settings.rows_at_once or rows, fitting_rows(shape, runtime))
     if settings.shard:  # no process alone can try it
@@ -293,6 +295,18 @@ def memory_of(shape: Shape, rows: int, runtime: Runtime) -> int:
     block = 4 * 2 * shape.width + kept * (8 * shape.width + 5 * shape.hidden + attention)
     logits = shape.vocabulary * (kept + 14)
     return PROCESS_BYTES + 18 * shape.parameters + tokens * (shape.layers * block + logits)
+
+
+def _check_memory(shape: Shape, runtime: Runtime) -> None:
+    """Raise MachineError, before anything is made, for a model that can't be trained even one row at a time."""
+    needed, free = memory_of(shape, 1, runtime) - PROCESS_BYTES, free_bytes(runtime.device)
+    if needed > free:
+        raise MachineError(
+            f"a model of {shape.parameters:,} parameters needs about {needed / 1e9:,.1f} GB of memory to be trained",
+            where=f"{runtime.device.type}: {free / 1e9:,.1f} GB are free",
+            kept="nothing was touched",
+            hint="a smaller --size, or fewer --layers or less --width",
+        )
 
 
 def fitting_rows(shape: Shape, runtime: Runtime) -> int:
