@@ -118,21 +118,62 @@ def test_p25_an_example_is_never_on_both_sides(tmp_path: Path) -> None:
     assert not {pair.prompt for pair in train} & {pair.prompt for pair in held_out}
 
 
-def test_p27_pairs_that_changed_are_not_gone_on_with(cli: Cli, tmp_path: Path, model_folder: Path) -> None:
-    path, output = tmp_path / "pairs.jsonl", tmp_path / "tuned"
+@pytest.fixture
+def tuned(cli: Cli, tmp_path: Path, model_folder: Path) -> list[object]:
+    """Return a command that was run for two steps; {output} of it is the folder `tuned`."""
+    path = tmp_path / "pairs.jsonl"
     path.write_text("".join(line(f"{n}?", "x") for n in range(12)), encoding="utf-8")
-    command = ["finetune", path, "-m", model_folder, "-o", output]
+    command = ["finetune", path, "-m", model_folder, "-o", tmp_path / "tuned"]
     assert cli(*command, "--steps", 2).code == 0
-    before = contents(output)
-    path.write_text("".join(line(f"{n}?", "y") for n in range(12)), encoding="utf-8")
-    outcome = cli(*command, "--steps", 4, "--resume")
+    return command
+
+
+def test_p27_pairs_that_changed_are_not_gone_on_with(cli: Cli, tmp_path: Path, tuned: list[object]) -> None:
+    before = contents(tmp_path / "tuned")
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace('"x"', '"y"'), encoding="utf-8")
+    outcome = cli(*tuned, "--steps", 4, "--resume")
     assert outcome.code == 5 and "the pairs changed since the run began" in outcome.err
-    both = cli(*command, "--resume", "--overwrite")
-    assert both.code == 2 and "--overwrite begins another" in both.err  # X03
-    assert contents(output) == before
-    for folder in (output / "training").glob("step-*"):
-        (folder / "optimizer.safetensors").unlink()
-    assert cli("generate", "0?", "-m", output, "-n", 2, "-s", 1).code == 0  # K21: the model itself is whole
-    path.write_text("".join(line(f"{n}?", "x") for n in range(12)), encoding="utf-8")
-    outcome = cli(*command, "--steps", 4, "--resume")
-    assert outcome.code == 5 and "optimizer.safetensors is missing" in outcome.err
+    assert contents(tmp_path / "tuned") == before
+
+
+def test_x03_a_run_is_not_gone_on_with_and_begun_at_once(cli: Cli, tuned: list[object]) -> None:
+    outcome = cli(*tuned, "--resume", "--overwrite")
+    assert outcome.code == 2 and "--overwrite begins another" in outcome.err
+
+
+@pytest.mark.parametrize("name", ["K19-newer-format", "K20-older-format", "K21-no-optimizer"])
+def test_a_checkpoint_that_cannot_be_gone_on_with_leaves_the_model_in_use(
+    cli: Cli, tmp_path: Path, tuned: list[object], name: str
+) -> None:
+    told = {
+        "K19": "format 99 is not",
+        "K20": "format 0 is not",
+        "K21": "optimizer.safetensors is missing",
+    }
+    for folder in (tmp_path / "tuned" / "training").glob("step-*"):
+        if name.startswith("K21"):
+            (folder / "optimizer.safetensors").unlink()
+        else:
+            manifest = json.loads((folder / "MANIFEST.json").read_text())
+            manifest["format"] = 99 if name.startswith("K19") else 0
+            (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    before = contents(tmp_path / "tuned")
+    outcome = cli(*tuned, "--steps", 4, "--resume")
+    assert outcome.code == 5 and told[name[:3]] in outcome.err and "nothing was deleted" in outcome.err
+    assert cli("generate", "0?", "-m", tmp_path / "tuned", "-n", 2, "-s", 1).code == 0
+    assert contents(tmp_path / "tuned") == before
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["", "[]", '{"a": 1}', '{"command": 1, "settings": 7, "digests": {}}', "[" * 100_000,
+     '{"command": "finetune", "settings": {}, "digests": 7}'],
+    ids=lambda record: record[:20],
+)  # fmt: skip
+def test_a_damaged_record_of_a_run_is_told(
+    cli: Cli, tmp_path: Path, tuned: list[object], record: str
+) -> None:
+    (tmp_path / "tuned" / "training" / "run.json").write_text(record)
+    outcome = cli(*tuned, "--steps", 4, "--resume")
+    assert outcome.code == 5 and "record can't be read" in outcome.err and "run.json" in outcome.err

@@ -60,12 +60,15 @@ class RunRecord:
 def read_record(run: Path) -> RunRecord:
     """Return the record of the run in a folder. Raises RunStateError if there is none."""
     try:
-        return RunRecord(**json.loads((run / NAME).read_text(encoding="utf-8")))
+        record = RunRecord(**json.loads((run / NAME).read_text(encoding="utf-8")))
+        if not isinstance(record.settings, dict) or not isinstance(record.digests, dict):
+            raise TypeError("it lists no settings and digests")
+        return record
     except FileNotFoundError:
         raise RunStateError(
             "there is no run to resume", where=str(run), hint="leave out --resume to begin one"
         ) from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RunStateError(f"the run's record can't be read: {error}", where=str(run / NAME)) from error
 
 
