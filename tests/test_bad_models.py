@@ -236,7 +236,7 @@ WEIGHTS = [
 FOLDERS = [
     *(
         row(f"K16-{kind}-{name}", replaced(name, make), INSPECT, 3, f"{name} is not a regular file", file="copy")
-        for name in ("model.safetensors", "config.json", "tokenizer.model")
+        for name in ("model.safetensors", "config.json", "tokenizer.model", "gencli.json")
         for kind, make in [("folder", as_folder), ("pipe", os.mkfifo)]
     ),
     row("K16-device", replaced("config.json", lambda p: p.symlink_to("/dev/zero")), INSPECT, 3, "regular", file="copy"),

@@ -107,7 +107,7 @@ def open_model(path: Path, cache: Path | None = None) -> ModelFolder:
         shape = Shape.from_config(config)
     except ModelError as error:
         raise ModelError(error.message, where=str(path / CONFIG)) from error
-    lineage = read_json(path / LINEAGE) if (path / LINEAGE).is_file() else {}
+    lineage = read_json(path / LINEAGE) if (path / LINEAGE).exists() else {}
     made = lineage.get("format", FORMAT)
     if made != FORMAT:
         raise RunStateError(
@@ -202,6 +202,8 @@ def models_near(path: Path) -> list[Path]:
     roots = [root for root in (path, path.parent) if root.is_dir()]
     found = {entry.parent for root in roots for entry in root.glob(f"*/{WEIGHTS}")}
     return sorted(found - {path})
+        if path.exists() and not path.is_file():
+            raise ModelError(f"{path.name} is not a regular file", where=str(path))
 
 
 def _not_a_model(path: Path, missing: list[str]) -> ModelError:
