@@ -185,6 +185,8 @@ def write_tokenizer(path: Path, tokenizer: Tokenizer, *, chat: bool, context: in
 def read_json(path: Path) -> dict[str, object]:
     """Return the object in a JSON file. Raises ModelError for anything else, and for files of over 8 MB."""
     try:
+        if path.exists() and not path.is_file():
+            raise ModelError(f"{path.name} is not a regular file", where=str(path))
         if path.stat().st_size > _MOST_JSON_BYTES:
             raise ModelError(f"{path.name} is too large to be what it should be", where=str(path))
         data = path.read_bytes()
@@ -202,8 +204,6 @@ def models_near(path: Path) -> list[Path]:
     roots = [root for root in (path, path.parent) if root.is_dir()]
     found = {entry.parent for root in roots for entry in root.glob(f"*/{WEIGHTS}")}
     return sorted(found - {path})
-        if path.exists() and not path.is_file():
-            raise ModelError(f"{path.name} is not a regular file", where=str(path))
 
 
 def _not_a_model(path: Path, missing: list[str]) -> ModelError:
