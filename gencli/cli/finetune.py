@@ -35,16 +35,16 @@ def finetune(settings: FinetuneSettings) -> None:
     """
     from gencli.cli.places import cache_folder
     from gencli.cli.session import sampler, train
-    from gencli.training.assembly import Outside
     from gencli.model.folder import check_output
+    from gencli.training.assembly import Outside
     from gencli.training.finetuning import prepare_finetuning, prepare_pairs
     from gencli.training.world import current
     from gencli.ui import Screen
 
     world = current()
     check_together(settings, settings.pairs)
-    screen = Screen(quiet=settings.quiet or not world.leads)
     check_output(settings.output, overwrite=settings.overwrite or settings.resume)
+    screen = Screen(quiet=settings.quiet or not world.leads)
 
     lessons = prepare_pairs(settings, cache_folder(), say=screen.note)
 
