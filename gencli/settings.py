@@ -261,6 +261,18 @@ class InspectSettings(OneModel):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifySettings(Common):
+    """Check that models and checkpoints are what was written."""
+
+    models: tuple[str, ...] = knob((), "Model folders.", argument=True, metavar="MODEL")
+    model: Path | None = knob(None, "Or one by its flag.", "-m", metavar="DIR", environment="GENCLI_MODEL")
+    resume_exact: int = knob(
+        0, "Make so many steps between the two newest checkpoints again and compare them.", least=0, most=10**9,
+        metavar="STEPS",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoSettings(Common):
     """Show the whole way on an embedded corpus."""
 

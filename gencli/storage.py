@@ -1,7 +1,10 @@
 """The one module through which gencli writes: nothing half-written is ever seen under its final name.
 
 A file or a folder is staged beside its destination (same disk), flushed to the disk, and renamed; the
-parent folder is flushed last. A crash at any instruction leaves either the old content or the new.
+parent folder is flushed last. A crash at any instruction, and a power loss at any moment, leave either the old
+content or the new.
+
+Every operation that changes the disk passes `watch` first, where a test can count it, record it, or make it fail.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gencli.errors import GencliError, MachineError, RunStateError
@@ -21,6 +24,13 @@ from gencli.errors import GencliError, MachineError, RunStateError
 STAGING = ".tmp-"
 _STAGED = re.compile(r"^\.tmp-.*-(\d+)$")
 _CHUNK = 1 << 20
+
+
+def _unwatched(operation: str, path: Path, target: Path | None = None) -> None:
+    """Do nothing: nobody watches but in a test."""
+
+
+watch: Callable[..., None] = _unwatched
 
 
 def digest_of(path: Path) -> str:
@@ -37,21 +47,27 @@ def replace_file(path: Path, content: bytes | str) -> None:
 
     Raises MachineError when the disk or the permissions refuse; the old file is then untouched.
     """
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with staged_file(path) as staging:
-        staging.write_bytes(data)
+        write(staging, content)
+
+
+def write(staging: Path, content: bytes | str) -> None:
+    """Write `content` (text as UTF-8) into a staged file, which is not flushed yet."""
+    watch("write", staging)
+    staging.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
     """Give a staging path to write; on a clean exit it is flushed and renamed to `path`."""
     with told_as_machine_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         staging = path.with_name(f"{STAGING}{path.name}-{os.getpid()}")
+        staging.unlink(missing_ok=True)  # a link that someone left there would be written through
         try:
             yield staging
             _settle(staging)
-            staging.replace(path)
+            rename(staging, path)
             flush_folder(path.parent)
         finally:
             staging.unlink(missing_ok=True)
@@ -64,26 +80,84 @@ def staged_folder(path: Path) -> Iterator[Path]:
     `path` must not exist as a non-empty folder.
     """
     with told_as_machine_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         staging = path.with_name(f"{STAGING}{path.name}-{os.getpid()}")
         shutil.rmtree(staging, ignore_errors=True)
+        watch("make folder", staging)
         staging.mkdir()
         try:
             yield staging
             for file in sorted(staging.iterdir()):
                 _settle(file)
             flush_folder(staging)
-            staging.replace(path)
+            rename(staging, path)
             flush_folder(path.parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if they are not there, so that none is lost in a power loss."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        watch("make folder", folder)
+        folder.mkdir(exist_ok=True)
+        flush_folder(folder.parent)
+
+
 def remove_folder(path: Path) -> None:
     """Delete a folder so that a crash half-way never leaves a damaged one under its name."""
     dying = path.with_name(f"{STAGING}{path.name}-{os.getpid()}")
-    path.replace(dying)
-    shutil.rmtree(dying)
+    rename(path, dying)
+    flush_folder(path.parent)
+    for file in sorted(dying.iterdir()):
+        watch("remove", file)
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        else:
+            file.unlink()
+    watch("remove", dying)
+    dying.rmdir()
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file if it is there, for good: it does not come back after a power loss."""
+    if path.exists():
+        watch("remove", path)
+        path.unlink(missing_ok=True)
+        flush_folder(path.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Give what stands under this name another one, and return that; nothing is lost."""
+    aside = next(
+        name
+        for number in range(1, 1 << 20)
+        if not (name := path.with_name(f".bad-{path.name}-{number}")).exists()
+    )
+    rename(path, aside)
+    flush_folder(path.parent)
+    return aside
+
+
+def rename(path: Path, target: Path) -> None:
+    """Give a file or folder another name in the same folder, in one step."""
+    watch("rename", path, target)
+    path.replace(target)
+
+
+def check_space(folder: Path, nbytes: int) -> None:
+    """Raise MachineError, before anything is written, if fewer than `nbytes` are free on the folder's disk."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    with told_as_machine_error(there):
+        free = shutil.disk_usage(there).free
+    if free < nbytes:
+        raise MachineError(
+            f"the disk is too full: {nbytes / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free",
+            where=str(folder),
+            kept="what was there before is untouched",
+            hint="free some space on this disk and run the same command again",
+        )
 
 
 def sweep_staging(folder: Path) -> int:
@@ -108,7 +182,7 @@ def locked(path: Path) -> Iterator[None]:
     Raises RunStateError when another process holds it.
     """
     with told_as_machine_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         try:
@@ -161,6 +235,7 @@ def tensors_refused(path: Path, error: Exception) -> MachineError:
 
 def flush_folder(folder: Path) -> None:
     """Make the names inside `folder` survive a power loss."""
+    watch("flush folder", folder)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -170,6 +245,7 @@ def flush_folder(folder: Path) -> None:
 
 def _settle(path: Path) -> None:
     """Flush a staged file to the disk and give it the mode that the umask allows."""
+    watch("flush", path)
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fchmod(descriptor, 0o666 & ~_umask())

@@ -19,7 +19,18 @@ from gencli.model.folder import open_model
 from gencli.ui import clock_text, curve, show
 from tests.conftest import Cli, tiny_text
 
-COMMANDS = ["tokenize", "pretrain", "finetune", "generate", "evaluate", "encode", "decode", "inspect", "demo"]
+COMMANDS = [
+    "tokenize",
+    "pretrain",
+    "finetune",
+    "generate",
+    "evaluate",
+    "encode",
+    "decode",
+    "inspect",
+    "verify",
+    "demo",
+]
 
 
 def piped(arguments: list[str], data: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -77,6 +88,8 @@ FAILURES = [
     (["decode", "-m", "{model}", "eins"], 3),
     (["encode", "x", "-m", "{tmp}/none"], 3),
     (["inspect", "-m", "{tmp}/none"], 3),
+    (["verify", "{tmp}/none"], 3),
+    (["verify"], 2),
     (["demo", "-o", "{model}"], 5),
     (["pretrian"], 2),
 ]

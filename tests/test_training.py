@@ -418,14 +418,14 @@ def test_the_limit_that_is_nearest_counts(limits: dict[str, float], expected: fl
 def test_metrics_have_neither_gap_nor_repetition_after_a_lost_run(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     first = make_run(tmp_path / "run", save_every=4, evaluate_every=5)
-    for event in recorded(fit(first), path):
+    for event in recorded(fit(first), path, say=print):
         if isinstance(event, Step) and event.step == 7:
             break  # as if killed: steps 5 to 7 are lost
     second = make_run(tmp_path / "run", save_every=4, evaluate_every=5)
     found, _ = checkpoint.newest(tmp_path / "run")
     assert found is not None and found.step == 4
     second.resume(found)
-    list(recorded(fit(second), path))
+    list(recorded(fit(second), path, say=print))
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [r["step"] for r in records if r["event"] == "step"] == list(range(1, 11))
     assert records[-1]["event"] == "done"

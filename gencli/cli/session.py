@@ -109,7 +109,9 @@ def train(
         last: Event | None = None
         with view:
             events = fit(run)
-            for event in recorded(events, folder / TRAINING / NAME) if world.leads else events:
+            for event in (
+                recorded(events, folder / TRAINING / NAME, say=screen.note) if world.leads else events
+            ):
                 last = event
                 if world.leads:
                     view.update(event)

@@ -21,11 +21,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gencli import storage
 from gencli.errors import MachineError, ModelError, RunStateError
 from gencli.model.shape import Shape
 from gencli.model.tensors import TensorFile, open_tensors
-from gencli.storage import replace_file, staged_file, tensors_refused, told_as_machine_error
-from gencli.text.exchange import hugging_face_files
+from gencli.storage import (
+    digest_of,
+    remove_file,
+    replace_file,
+    staged_file,
+    tensors_refused,
+    told_as_machine_error,
+)
+from gencli.text.exchange import HUGGING_FACE_FILES, hugging_face_files
 from gencli.text.json_lines import parsed_file, spelled
 from gencli.text.magic import misnamed_kind
 from gencli.text.tokenizer import Tokenizer
@@ -39,6 +47,7 @@ CONFIG, GENERATION, WEIGHTS, LINEAGE, CARD = (
 )  # fmt: skip
 TOKENIZER = "tokenizer.model"
 TRAINING = "training"
+_DIGESTED = (CONFIG, TOKENIZER, *HUGGING_FACE_FILES)  # and the weights
 FORMAT = 1
 _MOST_JSON_BYTES = 8 << 20
 
@@ -136,7 +145,7 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
             hint=f"name a folder inside: -m {path / 'models' / 'tale'}",
         )
     ours = any((path / name).exists() for name in (LINEAGE, TOKENIZER, TRAINING))
-    written = (CONFIG, GENERATION, WEIGHTS, CARD, "tokenizer.json", "tokenizer_config.json")
+    written = (CONFIG, GENERATION, WEIGHTS, CARD, *HUGGING_FACE_FILES)
     in_the_way = [name for name in written if (path / name).exists()]
     if in_the_way and not ours and not overwrite:
         raise RunStateError(
@@ -166,12 +175,20 @@ def publish(
     if _is_other(path / CONFIG, files[CONFIG].encode()) or _is_other(path / TOKENIZER, tokenizer.model_bytes):
         # Weights of another shape or vocabulary must never stand beside the new ones' description.
         with told_as_machine_error(path):
-            (path / WEIGHTS).unlink(missing_ok=True)
+            remove_file(path / WEIGHTS)
     for name, text in files.items():
         _replace_if_other(path / name, text.encode("utf-8"))
     write_tokenizer(path, tokenizer, chat=chat, context=shape.context)
-    replace_file(path / LINEAGE, _json({"format": FORMAT, **lineage, "tokenizer_sha256": tokenizer.digest}))
-    _save_arrays(path / WEIGHTS, weights)
+    before = digest_of(path / WEIGHTS) if (path / WEIGHTS).is_file() else None
+    with staged_file(path / WEIGHTS) as staging:
+        _save_arrays(staging, weights)
+        files_now = {name: digest_of(path / name) for name in _DIGESTED}
+        about = {
+            "format": FORMAT, **lineage, "tokenizer_sha256": tokenizer.digest,
+            "files": {**files_now, WEIGHTS: digest_of(staging)}, "weights_before": before,
+        }  # fmt: skip
+        # It comes first: between two renames the old weights stand, and are known by `weights_before`.
+        replace_file(path / LINEAGE, _json(about))
     replace_file(path / CARD, card)
 
 
@@ -237,11 +254,11 @@ def _save_arrays(path: Path, arrays: Arrays) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    with staged_file(path) as staging:
-        try:
-            save_file(dict(arrays), staging, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise tensors_refused(path, error) from error
+    storage.watch("write", path)
+    try:
+        save_file(dict(arrays), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise tensors_refused(path, error) from error
 
 
 def _is_other(path: Path, content: bytes) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gencli.text.tokenizer import Tokenizer
 
 _OUT_OF_REACH = 4  # times the cost of spelling the longest special piece
+HUGGING_FACE_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def hugging_face_files(tokenizer: Tokenizer, *, chat: bool, context: int) -> dict[str, str]:
@@ -26,10 +27,8 @@ def hugging_face_files(tokenizer: Tokenizer, *, chat: bool, context: int) -> dic
     in which they are typed come with `split_special_tokens=True`, which is the default of other models.
     `context` is the number of tokens that the model can look back on.
     """
-    return {
-        "tokenizer.json": _as_json(_tokenizer_json(tokenizer)),
-        "tokenizer_config.json": _as_json(_tokenizer_config(chat=chat, context=context)),
-    }
+    texts = (_as_json(_tokenizer_json(tokenizer)), _as_json(_tokenizer_config(chat=chat, context=context)))
+    return dict(zip(HUGGING_FACE_FILES, texts, strict=True))
 
 
 def chat_template() -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gencli.errors import CorpusError, MachineError, UsageError
-from gencli.storage import digest_of, remove_folder, staged_folder, told_as_machine_error
+from gencli.storage import digest_of, remove_folder, staged_folder, sweep_staging, told_as_machine_error
 from gencli.text.word_rows import WordRows
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def tokenize_corpus(
     found = _opened(folder, corpus_digest)
     if found is not None:
         return found
+    sweep_staging(cache)
     if folder.exists():
         with told_as_machine_error(folder):
             remove_folder(folder)

@@ -8,7 +8,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from gencli.model.card import model_card
 from gencli.model.folder import TRAINING, WEIGHTS, publish
 from gencli.model.gpt import GPT
 from gencli.settings import Training
-from gencli.storage import sweep_staging
+from gencli.storage import check_space, sweep_staging
 from gencli.text.tokenizer import Tokenizer
 from gencli.training import checkpoint
 from gencli.training.batches import Batches
@@ -29,12 +29,13 @@ from gencli.training.held_out import HeldOut
 from gencli.training.loop import Habits, Length, Run, RunState
 from gencli.training.optimizer import Optimizer, Rates
 from gencli.training.run_record import RunRecord, check_alike, check_same, read_record
-from gencli.training.runtime import Runtime, choose_runtime
+from gencli.training.runtime import DTYPES, Runtime, choose_runtime
 from gencli.training.sharding import ShardedOptimizer, shard, whole
 from gencli.training.world import World
 
 # The rates of embedding and head keep these proportions to that of the matrices.
 EMBEDDING_RATE, HEAD_RATE = 2.0, 0.15
+PARAMETER_BYTES = 16  # on the disk: in a checkpoint at most three numbers, in the model one
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,11 @@ class Lineage:
 
 def runtime_for(settings: Training, world: World) -> Runtime:
     """Return where and how this process of the run computes."""
-    return choose_runtime(
+    chosen = choose_runtime(
         world.device(settings.device), precision=settings.precision, threads=settings.threads
     )
+    # Measured anew by each process and each time, the choice might differ: the first one's counts.
+    return replace(chosen, dtype=DTYPES[world.told({"precision": chosen.precision_name})["precision"]])
 
 
 def length_of(
@@ -110,6 +113,7 @@ def assemble(
         head=settings.learning_rate * HEAD_RATE,
         weight_decay=settings.weight_decay or 0.0,
     )
+    settings = replace(settings, precision=runtime.precision_name)  # a resumed run keeps it
     training = folder / TRAINING
     record = RunRecord(
         lineage.command,
@@ -117,6 +121,10 @@ def assemble(
         lineage.digests,
         world.launch,
     )
+    if settings.resume:
+        before = read_record(training)
+        check_same(before, record.settings, record.digests)
+        record = replace(record, run_id=before.run_id)
     check_alike(record, world.told(dataclasses.asdict(record)))
     sample = outside.sample if world.leads and not settings.shard else None
     run = Run(
@@ -132,6 +140,7 @@ def assemble(
         ),
         folder=training,
         name=str(folder),
+        run_id=record.run_id,
         publish=lambda state: _publish(folder, model, tokenizer, record, lineage, state, world),
         held_out=held_out,
         sample=(lambda: sample(model, tokenizer)) if sample is not None else None,
@@ -139,14 +148,15 @@ def assemble(
         clock=outside.clock,
         fixed={
             "shape": dataclasses.asdict(model.shape), "threads": runtime.threads, "processes": world.size,
+            "precision": runtime.precision_name,
             "torch": torch.__version__,
         },
         world=world,
         plan=plan,
     )  # fmt: skip
     if settings.resume:
-        _resume(run, record, outside)
-    run.begin = lambda: _begin(folder, settings, record)
+        _resume(run, outside)
+    run.begin = lambda: _begin(folder, settings, record, model.shape.parameters)
     return run
 
 
@@ -159,9 +169,8 @@ def _placed(settings: Training, model: GPT, rates: Rates, runtime: Runtime) -> O
     return Optimizer(model, rates, dtype=runtime.dtype)
 
 
-def _resume(run: Run, record: RunRecord, outside: Outside) -> None:
-    check_same(read_record(run.folder), record.settings, record.digests)
-    saved, skipped = checkpoint.newest(run.folder)
+def _resume(run: Run, outside: Outside) -> None:
+    saved, skipped = checkpoint.newest(run.folder, run.run_id)
     for reason in skipped:
         outside.say(f"passed over a damaged checkpoint: {reason}")
     if saved is None:
@@ -174,19 +183,21 @@ def _resume(run: Run, record: RunRecord, outside: Outside) -> None:
             )
         outside.say("the run had saved no checkpoint yet; it begins again")
         return
-    if saved.state.get("threads") != run.runtime.threads:
-        outside.say("the number of threads differs from before: the result may differ in the last digits")
-    if saved.state.get("processes", 1) != run.world.size:
-        outside.say("the number of processes differs from before: the result may differ in the last digits")
+    for name in ("threads", "processes", "precision", "torch"):
+        before, now = saved.state.get(name), run.fixed[name]
+        if before != now:
+            outside.say(f"{name} was {before} before, is {now} now: the result may differ in the last digits")
     run.resume(saved)
     if run.length.progress(seconds=run.state.seconds, steps=run.state.step, tokens=run.state.tokens) >= 1:
+        if run.world.leads:
+            sweep_staging(run.folder)  # a process that was killed in its last moment
         raise CompleteError(
             f"this run is complete: {run.state.step:,} steps, {run.state.tokens:,} tokens, {run.state.seconds:.0f} s",
             where=run.name,
             hint="give a longer --time, --steps, --tokens or --epochs to go on",
         )
-    before, clock = run.state.seconds, run.clock
-    run.clock = lambda: before + clock()
+    lasted, clock = run.state.seconds, run.clock
+    run.clock = lambda: lasted + clock()
     outside.say(f"resumed from step {saved.step:,}")
 
 
@@ -202,13 +213,24 @@ def check_folder(folder: Path, settings: Training) -> None:
         )
 
 
-def _begin(folder: Path, settings: Training, record: RunRecord) -> None:
-    """Take possession of the folder, now that the run is sure to start: what it replaces goes."""
+def _begin(folder: Path, settings: Training, record: RunRecord, parameters: int) -> None:
+    """Take possession of the folder, now that the run is sure to start: what it replaces goes.
+
+    Raises MachineError if its first checkpoint and model would not fit on the disk.
+    """
     sweep_staging(folder)
+    check_space(folder, PARAMETER_BYTES * parameters)
     if not settings.resume:
-        for step in checkpoint.steps_in(folder / TRAINING):
-            checkpoint.remove(folder / TRAINING, step)
+        checkpoint.clear(folder / TRAINING, _run_before(folder / TRAINING))
     record.write(folder / TRAINING)
+
+
+def _run_before(training: Path) -> str:
+    """Return the name of the run that this folder is of until now, "" if there is no record of one."""
+    try:
+        return read_record(training).run_id
+    except RunStateError:
+        return ""
 
 
 def _publish(

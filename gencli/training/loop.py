@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -105,6 +105,7 @@ class Run:
     folder: Path
     name: str
     publish: Callable[[RunState], None]
+    run_id: str = ""
     held_out: HeldOut | None = None
     sample: Callable[[], tuple[str, str]] | None = None
     stop: Callable[[], int | None] = lambda: None
@@ -114,6 +115,7 @@ class Run:
     state: RunState = field(default_factory=RunState)
     world: World = field(default_factory=World)
     plan: Event | None = None  # told first
+    rates: Mapping[int, float] = field(default_factory=dict)  # instead of the schedule's, by step
     now: float = 0.0  # what the first process's clock said when the processes last agreed
 
     def agree(self, *figures: float) -> tuple[int | None, tuple[float, ...]]:
@@ -142,9 +144,15 @@ class Run:
         optimizer = whole(self.optimizer.state(), keep=leads)
         if leads:
             self.state.seconds = self.clock()
-            _check_finite(self, *(float(weight.detach().sum()) for weight in weights.values()))
-            state = {"run": asdict(self.state), **self.fixed}
-            checkpoint.save(self.folder, self.state.step, weights=weights, optimizer=optimizer, state=state)
+            _check_finite(self, *(float(t.detach().sum()) for t in (*weights.values(), *optimizer.values())))
+            checkpoint.save(
+                self.folder,
+                self.state.step,
+                run_id=self.run_id,
+                weights=weights,
+                optimizer=optimizer,
+                state={"run": asdict(self.state), **self.fixed},
+            )
         return Saved(self.state.step, str(checkpoint.folder_of(self.folder, self.state.step)))
 
 
@@ -250,7 +258,8 @@ def _update(run: Run, gradients: Gradients, progress: float) -> Step:
     _check_finite(run, loss, norm)
     steps = run.length.steps
     warmup = min(habits.warmup, max(1, steps // 5)) if steps else habits.warmup  # a short run must still land
-    rate = rate_multiplier(state.step, progress, warmup=warmup, decay=habits.decay)
+    planned = rate_multiplier(state.step, progress, warmup=warmup, decay=habits.decay)
+    rate = run.rates.get(state.step, planned)
     run.optimizer.step(rate)
     weight = max(1 - SMOOTHING, 1 / (state.step + 1))  # a plain mean until there are enough steps
     state.smooth_loss += weight * (loss - state.smooth_loss)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from io import TextIOWrapper
 from pathlib import Path
 
 from gencli.storage import replace_file, told_as_machine_error
@@ -12,12 +14,13 @@ from gencli.training.events import Event, Start
 NAME = "metrics.jsonl"
 
 
-def recorded(events: Iterable[Event], path: Path) -> Iterator[Event]:
+def recorded(events: Iterable[Event], path: Path, *, say: Callable[[str], None]) -> Iterator[Event]:
     """Pass the events on, each after it was written to `path`.
 
-    A run that begins at step n first drops the lines of later steps, which a lost run had written.
+    A run that begins at step n first drops the lines of later steps, which a lost run had written. If the
+    disk refuses a line the run goes on without the rest of them, and `say` is told so.
     """
-    file = None
+    file: TextIOWrapper | None = None
     try:
         for event in events:
             if isinstance(event, Start):
@@ -25,8 +28,13 @@ def recorded(events: Iterable[Event], path: Path) -> Iterator[Event]:
                     replace_file(path, "".join(_lines_until(path, event.step)))
                     file = path.open("a", encoding="utf-8", buffering=1)
             if file is not None:
-                with told_as_machine_error(path):
+                try:
                     file.write(json.dumps(event.record(), ensure_ascii=False) + "\n")
+                except OSError as error:
+                    say(f"{path} can't be written ({error.strerror}): the run goes on without it")
+                    with contextlib.suppress(OSError):
+                        file.close()
+                    file = None
             yield event
     finally:
         if file is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from gencli.errors import RunStateError
@@ -26,6 +27,7 @@ FREE = frozenset(
         "epochs",
         "device",
         "threads",
+        "precision",
         "resume",
         "overwrite",
         "rows_at_once",
@@ -45,12 +47,13 @@ OWN = frozenset(["config", "json", "quiet", "model", "output", "device", "thread
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The command, its settings, and the digests of what it learns from."""
+    """The command, its settings, the digests of what it learns from, and a name for this run alone."""
 
     command: str
     settings: dict[str, object]
     digests: dict[str, str]
     launch: str = ""  # torchrun's id of the launch, if it was one
+    run_id: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def write(self, run: Path) -> None:
         """Keep the record in the run's folder."""

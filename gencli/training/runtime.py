@@ -33,6 +33,7 @@ COMPILED_BEFORE_SECONDS = 8.0  # the same with everything in the cache on disk
 _BFLOAT16_PAYS_FROM = 1.3  # times as fast as float32
 _PROBE = (512, 512, 256)  # rows, columns and depth of the product that compares them
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16 over float32 weights"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Runtime:
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @property
+    def precision_name(self) -> str:
+        """Return what --precision calls the arithmetic."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
     def describe(self) -> str:
         """Return the decision in a few words."""
@@ -81,7 +87,7 @@ def choose_runtime(device: str = "auto", *, precision: str = "auto", threads: in
     if torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
     keep_memory(chosen)
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    dtype = DTYPES.get(precision, torch.float32)
     if precision == "auto" and bfloat16_gain(chosen) >= _BFLOAT16_PAYS_FROM:
         dtype = torch.bfloat16
     return Runtime(chosen, dtype, wanted)
