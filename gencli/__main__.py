@@ -13,13 +13,27 @@ BEGAN = time.monotonic()
 SPINS = "5000"
 
 
+def bug_told() -> int:
+    """Print the traceback of an error that is gencli's own, made safe: its words may come from a file."""
+    from traceback import format_exc
+
+    from gencli.ui import show
+
+    sys.stderr.write(show(format_exc()))
+    return 1
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     _open_what_is_closed()
     from gencli.cli.app import run
 
-    sys.exit(run())
+    try:
+        code = run()
+    except Exception:
+        sys.exit(bug_told())
+    sys.exit(code)
 
 
 def _open_what_is_closed() -> None:

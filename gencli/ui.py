@@ -141,7 +141,7 @@ class Screen:
             table.add_row(*row)
         console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 100)
         with console.capture() as drawn:
-            console.print(Text(title, style="bold"))
+            console.print(Text(show(title), style="bold"))
             console.print(table)
         _put(drawn.get())
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import random
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gencli.__main__ import SPINS
 
@@ -80,16 +83,38 @@ Cli = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True)
-def quiet_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quiet_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[None]:
     """Keep caches inside the test's folder and torch on one thread."""
     monkeypatch.setenv("GENCLI_CACHE", str(tmp_path / "cache"))
-    for data in TRAINED_HERE:
-        remember(data, tmp_path / "cache")
+    if {"model_folder", "hostile_model"} & set(request.fixturenames):
+        for data in TRAINED_HERE:
+            remember(data, tmp_path / "cache")
     monkeypatch.delenv("GENCLI_MODEL", raising=False)
     before = torch.get_num_threads()
     yield
     if torch.get_num_threads() != before:
         torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Fail a test that connects to anything but this machine, which processes of one run may do."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, _only_here(getattr(socket.socket, name)))
+        yield
+
+
+def _only_here(connect: Callable[[socket.socket, Any], Any]) -> Callable[[socket.socket, Any], Any]:
+    def guarded(self: socket.socket, address: Any) -> Any:
+        host = str(address[0]) if self.family in (socket.AF_INET, socket.AF_INET6) else "localhost"
+        if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+            pytest.fail(f"a connection to {address!r}")
+        return connect(self, address)
+
+    return guarded
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -94,7 +95,11 @@ def _shown_by_typer(error: Exception) -> int:
     if show is None or not hasattr(error, "exit_code"):
         raise error
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        show()
+        from gencli.ui import show as safe
+
+        words = io.StringIO()
+        show(words)
+        sys.stderr.write(safe(words.getvalue()))
     else:
         time.sleep(1)
     return int(error.exit_code)
