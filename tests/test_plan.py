@@ -16,16 +16,17 @@ from hypothesis import strategies as st
 from gencli.errors import UsageError
 from gencli.model.shape import PRESETS, preset
 from gencli.settings import PretrainSettings
+from gencli.text.tokenizer_training import Pieces, suggested_vocabulary
 from gencli.training import plan as module
 from gencli.training.plan import (
     CHOICES,
     REGULARISED,
     Plan,
     choice_for,
-    fineness_for,
     fitting_rows,
     measured_pace,
     memory_of,
+    pieces_for,
     planned,
 )
 from gencli.training.runtime import Runtime
@@ -161,10 +162,15 @@ def test_the_pace_is_that_of_whole_steps() -> None:
 
 
 def test_pieces_are_the_finer_the_more_often_a_text_is_read() -> None:
-    found = [fineness_for(seconds, 1_000_000, RUNTIME) for seconds in (10, 60, 10_000)]
+    found = [pieces_for(seconds, 1_000_000, RUNTIME).fineness for seconds in (10, 60, 10_000)]
     assert found == sorted(found) and found[0] < found[-1]
-    assert fineness_for(10_000, 1_000_000_000, RUNTIME) == found[0]
-    assert fineness_for(None, 1_000_000, RUNTIME) == 1.0
+    assert pieces_for(10_000, 1_000_000_000, RUNTIME).fineness == found[0]
+    assert pieces_for(None, 1_000_000, RUNTIME) == Pieces()
+
+
+def test_the_vocabulary_of_a_small_model_is_no_larger_than_it_can_use() -> None:
+    small, large = (pieces_for(seconds, 10**10, RUNTIME) for seconds in (1, 100_000))
+    assert suggested_vocabulary(10**10, small) == small.most < suggested_vocabulary(10**10, large)
 
 
 def test_dry_run_says_the_plan_and_touches_nothing(tmp_path: Path, cli: Cli) -> None:

@@ -211,7 +211,7 @@ def test_a_split_model_learns_the_same_and_is_published_whole(workplace: Path, a
     assert_same_run(alone, model)
     assert open_model(model).weights()
     went_on = cli("pretrain", "-m", model, "--resume", "--steps", STEPS + 2, "--json")
-    assert went_on.code == 0 and "number of processes" in went_on.err
+    assert went_on.code == 0 and "processes: 2 before, 1 now" in went_on.err
     assert went_on.records[-1]["steps"] == STEPS + 2
 
 

@@ -18,7 +18,7 @@ from gencli.text.pieces import USER_DEFINED, read_model_file
 from gencli.text.report import tokenizer_report
 from gencli.text.sampling import even_sample
 from gencli.text.tokenizer import KINDS, LAYOUT, TextStream, Tokenizer
-from gencli.text.tokenizer_training import LEAST_VOCABULARY, suggested_vocabulary, train_tokenizer
+from gencli.text.tokenizer_training import LEAST_VOCABULARY, Pieces, suggested_vocabulary, train_tokenizer
 from tests.trained import sentences, trained
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gencli.text.tokenizer_training import TrainedTokenizer
 
 CONTROL_IDS = frozenset(range(7))
+ANY_SIZE = Pieces()
 ANY_TEXT = st.text(alphabet=st.characters(exclude_characters="\u2581", exclude_categories=["Cs"]))
 SPACED_TEXT = st.text(alphabet="a나 \n\t.", max_size=60)
 PROBES = [
@@ -41,12 +42,12 @@ PROBES = [
 
 
 def train(
-    folder: Path, text: str, *, vocabulary: int | None = 400, kind: str = "bpe", fineness: float = 1.0
+    folder: Path, text: str, *, vocabulary: int | None = 400, kind: str = "bpe", pieces: Pieces = ANY_SIZE
 ) -> TrainedTokenizer:
     path = folder / "corpus.txt"
     path.write_bytes(text.encode("utf-8"))
     return train_tokenizer(
-        open_corpus([path]), folder / "tokenizer.model", vocabulary=vocabulary, kind=kind, fineness=fineness
+        open_corpus([path]), folder / "tokenizer.model", vocabulary=vocabulary, kind=kind, pieces=pieces
     )
 
 
@@ -410,7 +411,7 @@ def test_finer_pieces_are_fewer_but_leave_many_characters_room(tmp_path: Path) -
         for letters in ([chr(0x61 + n) for n in range(20)], [chr(0xAC00 + n) for n in range(400)])
     )
     sizes = [
-        train(tmp_path, text, vocabulary=None, fineness=fineness).tokenizer.vocabulary
+        train(tmp_path, text, vocabulary=None, pieces=Pieces(fineness)).tokenizer.vocabulary
         for text in (few, many)
         for fineness in (1.0, 2.0)
     ]

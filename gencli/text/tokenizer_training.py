@@ -65,13 +65,18 @@ class TrainedTokenizer:
     notes: tuple[str, ...]
 
 
-def suggested_vocabulary(nbytes: int, fineness: float = 1.0) -> int:
-    """Return a vocabulary for a corpus of so many bytes: 1024 * megabytes^0.75, in 64s, from 512 to 16000.
+@dataclass(frozen=True)
+class Pieces:
+    """What a vocabulary is like whose size is not asked for: how fine, above 1 for fewer pieces; how large at most."""
 
-    `fineness` above 1 makes for fewer pieces, which are shorter.
-    """
-    pieces: float = 1024 / fineness * (max(nbytes, 0) / 1e6) ** 0.75
-    return min(_MOST_UNASKED, max(512, 64 * round(pieces / 64)))
+    fineness: float = 1.0
+    most: int = _MOST_UNASKED
+
+
+def suggested_vocabulary(nbytes: int, pieces: Pieces = Pieces()) -> int:
+    """Return a vocabulary for a corpus of so many bytes: 1024 * megabytes^0.75, in 64s, from 512 to 16000."""
+    wanted: float = 1024 / pieces.fineness * (max(nbytes, 0) / 1e6) ** 0.75
+    return min(pieces.most, _MOST_UNASKED, max(512, 64 * round(wanted / 64)))
 
 
 def train_tokenizer(
@@ -82,14 +87,14 @@ def train_tokenizer(
     kind: str = "bpe",
     character_coverage: float = 0.9995,
     sample_bytes: int = 64 << 20,
-    fineness: float = 1.0,
+    pieces: Pieces = Pieces(),
     held_out: float = 0.0,
     cache: Path | None = None,
     check: Callable[[], None] = nothing,
 ) -> TrainedTokenizer:
     """Train a tokenizer on `corpus`, write it to the file `destination`, and return it.
 
-    `vocabulary` None chooses one by the size of the corpus and by `fineness`, or by its characters if they need
+    `vocabulary` None chooses one by the size of the corpus and by `pieces`, or by its characters if they need
     more. Nothing is learned from the last `held_out` share of each CORPUS argument, which a model is to be
     judged on. A corpus of more than `sample_bytes` (16 MB for unigram) is sampled evenly; a vocabulary that
     the corpus can't fill is lowered; characters that don't fit are left to byte pieces: each with a note. The
@@ -109,7 +114,7 @@ def train_tokenizer(
         parts = f"{sample.nbytes / 1e6:.1f} of {sample.total_bytes / 1e6:.1f} MB"
         notes.append(f"the tokenizer learned from an even sample of the corpus: {parts}")
     characters = _Characters.of(texts, check)
-    wanted = vocabulary or _vocabulary_for(characters, sample.total_bytes, fineness)
+    wanted = vocabulary or _vocabulary_for(characters, sample.total_bytes, pieces)
     asked = characters.covering(character_coverage)
     kept = min(asked, _room(kind, wanted))
     if kept < asked:
@@ -245,7 +250,7 @@ def _room(kind: str, vocabulary: int) -> int:
     return int(free * _CHARACTERS_SHARE) - (len(_SPELLING) if kind == "unigram" else 0)
 
 
-def _vocabulary_for(characters: _Characters, nbytes: int, fineness: float) -> int:
+def _vocabulary_for(characters: _Characters, nbytes: int, pieces: Pieces) -> int:
     """Return a vocabulary for the size of the corpus that has pieces for 99% of its characters.
 
     So Hangul and Han fit; and pieces made finer still leave them some longer ones.
@@ -253,8 +258,8 @@ def _vocabulary_for(characters: _Characters, nbytes: int, fineness: float) -> in
     covered = characters.covering(_COVERED_UNASKED)
     least = min(_MOST_UNASKED, 64 * math.ceil((len(LAYOUT) + covered / _CHARACTERS_SHARE) / 64))
     finest = len(LAYOUT) + _PIECES_A_CHARACTER * covered
-    by_size = suggested_vocabulary(nbytes, fineness)
-    if fineness > 1:
+    by_size = suggested_vocabulary(nbytes, pieces)
+    if pieces.fineness > 1:
         by_size = max(by_size, min(suggested_vocabulary(nbytes), 64 * math.ceil(finest / 64)))
     return max(least, by_size)
 

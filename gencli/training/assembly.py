@@ -186,7 +186,7 @@ def _resume(run: Run, outside: Outside) -> None:
     for name in ("threads", "processes", "precision", "torch"):
         before, now = saved.state.get(name), run.fixed[name]
         if before != now:
-            outside.say(f"{name} was {before} before, is {now} now: the result may differ in the last digits")
+            outside.say(f"{name}: {before} before, {now} now: the result may differ in the last digits")
     run.resume(saved)
     if run.length.progress(seconds=run.state.seconds, steps=run.state.step, tokens=run.state.tokens) >= 1:
         if run.world.leads:

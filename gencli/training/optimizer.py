@@ -57,6 +57,39 @@ def orthogonalised(stack: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     return x.mT if tall else x
 
 
+class AdamW:
+    """Adam (Kingma and Ba 2015) for some parameters at one rate, by torch's fused kernel, without decay.
+
+    torch.optim's own class calls the same kernel, but loads a compiler first, for a second of every run.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], rate: float, rates: Rates) -> None:
+        self.names, self.parameters = list(parameters), list(parameters.values())
+        self.rate, self.rates = rate, rates
+        self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
+        self.means = [torch.zeros_like(p) for p in self.parameters]
+        self.squares = [torch.zeros_like(p) for p in self.parameters]
+
+    def step(self, multiplier: float) -> None:
+        """Apply the gradients at `multiplier` times the rate."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        torch._foreach_add_(self.steps, 1)
+        torch._fused_adamw_(
+            self.parameters, gradients, self.means, self.squares, [], self.steps,
+            lr=multiplier * self.rate, beta1=self.rates.betas[0], beta2=self.rates.betas[1], weight_decay=0.0,
+            eps=self.rates.epsilon, amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that the next step depends on, by what they are and of which parameter."""
+        slots = {"step": self.steps, "exp_avg": self.means, "exp_avg_sq": self.squares}
+        return {
+            f"{slot}.{name}": tensor
+            for slot, tensors in slots.items()
+            for name, tensor in zip(self.names, tensors, strict=True)
+        }
+
+
 class Optimizer:
     """Applies gradients to a model's parameters; its state is a flat mapping of named tensors."""
 
@@ -74,14 +107,13 @@ class Optimizer:
         for size, names in by_size.items():
             momenta = torch.zeros(len(names), *size, device=self.parameters[names[0]].device)
             self._stacks.append((names, momenta))
-        self._names = list(others)
-        self._adamw = torch.optim.AdamW(
-            [{"params": [self.parameters[name]], "lr": rate, "peak": rate} for name, rate in others.items()],
-            betas=rates.betas,
-            eps=rates.epsilon,
-            weight_decay=0.0,
-            fused=True,
-        )
+        by_rate: dict[float, list[str]] = {}
+        for name, rate in others.items():
+            by_rate.setdefault(rate, []).append(name)
+        self._groups = [
+            AdamW({name: self.parameters[name] for name in names}, rate, rates)
+            for rate, names in by_rate.items()
+        ]
 
     def clip(self, limit: float) -> float:
         """Scale the gradients down to a joint norm of at most `limit`; return the norm they had."""
@@ -93,9 +125,8 @@ class Optimizer:
         """Apply the gradients at `multiplier` times the peak learning rates, then forget them."""
         for names, momenta in self._stacks:
             self._muon(names, momenta, multiplier * self.rates.matrices)
-        for group in self._adamw.param_groups:
-            group["lr"] = group["peak"] * multiplier
-        self._adamw.step()
+        for group in self._groups:
+            group.step(multiplier)
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -118,9 +149,8 @@ class Optimizer:
         tensors: dict[str, Tensor] = {}
         for names, momenta in self._stacks:
             tensors |= {f"momentum.{name}": momentum for name, momentum in zip(names, momenta, strict=True)}
-        for name in self._names:
-            for slot, value in self._adamw.state[self.parameters[name]].items():
-                tensors[f"{slot}.{name}"] = value
+        for group in self._groups:
+            tensors |= group.state()
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -129,13 +159,8 @@ class Optimizer:
             for names, momenta in self._stacks:
                 for name, momentum in zip(names, momenta, strict=True):
                     momentum.copy_(tensors[f"momentum.{name}"])
-            for name in self._names:
-                slots = ("step", "exp_avg", "exp_avg_sq")
-                if f"step.{name}" in tensors:
-                    parameter = self.parameters[name]
-                    state = {
-                        slot: tensors[f"{slot}.{name}"].to(parameter.device, copy=True) for slot in slots
-                    }
-                    self._adamw.state[parameter] = state
+            for group in self._groups:
+                for name, own in group.state().items():
+                    own.copy_(tensors[name])
         except (KeyError, RuntimeError) as error:
             raise RunStateError(f"the optimizer's state does not fit the model: {error}") from error

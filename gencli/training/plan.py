@@ -24,6 +24,7 @@ from gencli.model.gpt import GPT
 from gencli.model.scoring import total_loss
 from gencli.model.shape import Shape, preset, reshaped
 from gencli.settings import PretrainSettings
+from gencli.text.tokenizer_training import Pieces
 from gencli.training.events import Event
 from gencli.training.forecast import expected_bits
 from gencli.training.optimizer import Optimizer, Rates
@@ -53,7 +54,8 @@ CHOICES = (
     Choice(math.inf, "small", 512, 8192),
 )
 # Seconds of the reference machine for each megabyte, and what fineness of the vocabulary is best up to it
-FINENESS = ((35.0, 0.5), (70.0, 1.0), (math.inf, 2.0))
+FINENESS = ((42.0, 0.5), (math.inf, 2.0))
+PIECES_A_NUMBER = 24  # of a token's vector, at most: the head would take more time than the blocks
 
 LEARNING_RATE = 0.02
 MANY_EPOCHS = 60
@@ -162,16 +164,17 @@ def longest_for(train_tokens: int) -> float:
     return max(2400.0, train_tokens / 2000)
 
 
-def fineness_for(seconds: float | None, nbytes: int, runtime: Runtime) -> float:
-    """Return how fine the pieces of a vocabulary are best, for a run of so many seconds on so many bytes.
+def pieces_for(seconds: float | None, nbytes: int, runtime: Runtime) -> Pieces:
+    """Return what vocabulary is best for a run of so many seconds on so many bytes.
 
     Long pieces teach a model much in little time; what is read over and over is learned by heart less if the
     pieces are short.
     """
     if seconds is None:
-        return 1.0
-    thoroughness = seconds * reference_speed(runtime) / max(1e-3, nbytes / 1e6)
-    return next(fineness for most, fineness in FINENESS if thoroughness <= most)
+        return Pieces()
+    there = seconds * reference_speed(runtime)
+    fineness = next(fineness for most, fineness in FINENESS if there / max(1e-3, nbytes / 1e6) <= most)
+    return Pieces(fineness, PIECES_A_NUMBER * preset(choice_for(there).size, 2).width)
 
 
 def planned(

@@ -24,7 +24,7 @@ from gencli.training.batches import PackedBatches, in_order
 from gencli.training.forecast import trigram_bits
 from gencli.training.held_out import HeldOut, token_bytes_of
 from gencli.training.loop import Run
-from gencli.training.plan import DEFAULT_SECONDS, Plan, fineness_for, planned, shape_of
+from gencli.training.plan import DEFAULT_SECONDS, Plan, pieces_for, planned, shape_of
 from gencli.training.runtime import Runtime, with_compiler
 from gencli.training.world import World
 
@@ -77,9 +77,7 @@ def prepare_text(
             kind=settings.kind,
             character_coverage=settings.character_coverage,
             held_out=settings.validation,
-            fineness=fineness_for(
-                time_of(settings), sum(file.stat().st_size for file in corpus.files), runtime
-            ),
+            pieces=pieces_for(time_of(settings), sum(file.stat().st_size for file in corpus.files), runtime),
             cache=cache,
             check=check,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import shutil
@@ -36,7 +35,6 @@ Watcher = Callable[..., None]
 def prepare() -> None:
     """Make this process fit to fork trials: one thread, and no trying of the machine's speed."""
     torch.set_num_threads(1)
-    importlib.import_module("torch._dynamo")  # an optimizer loads it, for a second
     plan.measured_pace = lambda *_, **__: 30_000.0
 
 
@@ -122,6 +120,8 @@ class Place:
         """Fork a child that runs the command, after `before` has armed what shall happen to it."""
         out, err = self.root / "out", self.root / "err"
         began = time.monotonic()
+        for path in (out, err):
+            path.write_bytes(b"")  # it may be killed before it has opened them
         child = os.fork()
         if child == 0:
             _be_the_command(arguments, before, out, err, self.root / "cache")
