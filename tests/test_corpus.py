@@ -237,6 +237,18 @@ def test_what_is_no_utf8_text_is_refused_with_a_hint(
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "UTF_32"])
+def test_a_wide_encoding_without_its_mark_is_refused_with_the_two_that_need_none(
+    tmp_path: Path, encoding: str
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("한국어 text".encode(f"{encoding}-le"))
+    with pytest.raises(CorpusError, match="mark of its byte order") as caught:
+        open_corpus([path], encoding=encoding)
+    order = re.search(r"--encoding (\S+-le)", caught.value.hint)
+    assert order and next(open_corpus([path], encoding=order.group(1)).documents()).text == "한국어 text"
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 @pytest.mark.parametrize("encoding", ["cp949", "utf-16", "utf-16-be", "latin-1", "UTF8", "utf-8-sig"])
 def test_a_given_encoding_is_decoded_in_pieces(

@@ -138,8 +138,16 @@ def check_is_text(
         for mark, wide in _MARKS:
             if sample.startswith(mark):
                 raise kind(f"this is {wide.upper()} text, not UTF-8", where=name, hint=f"--encoding {wide}")
+    codec = text_encoding(encoding)
+    marks = tuple(mark for mark, wide in _MARKS if wide == codec)
+    if marks and len(sample) >= len(marks[0]) and not sample.startswith(marks):
+        raise kind(
+            f"{codec.upper()} text begins with a mark of its byte order, and this does not",
+            where=name,
+            hint=f"say the order: --encoding {codec}-le, or {codec}-be",
+        )
     mended = Mended()
-    text = _Decoder(text_encoding(encoding), name, mended).decode(sample, is_whole)
+    text = _Decoder(codec, name, mended).decode(sample, is_whole)
     if text.count("\0") > MOST_NULS * len(text):
         raise kind(
             "this looks binary: more than 1 % of it is NUL",

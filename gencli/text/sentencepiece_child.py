@@ -28,7 +28,7 @@ def main() -> None:
     """Do one task and leave; what interrupts the parent is the parent's to decide on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_CORE, 0, 0)
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever the library prints is no answer
     request = json.loads(sys.stdin.buffer.readline())
@@ -57,8 +57,8 @@ def probe(file: BinaryIO, *, texts: Sequence[str], cpu_seconds: int, memory: int
     """Load a model and turn texts into ids and back, with little time and memory. Raises RuntimeError."""
     import sentencepiece
 
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))  # SIGXCPU, then SIGKILL
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    _limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)  # SIGXCPU, then SIGKILL
+    _limit(resource.RLIMIT_AS, memory, memory)
     processor = sentencepiece.SentencePieceProcessor(model_proto=file.read())
     pieces = processor.get_piece_size()
     for text in texts:
@@ -71,6 +71,14 @@ def probe(file: BinaryIO, *, texts: Sequence[str], cpu_seconds: int, memory: int
 
 
 TASKS: dict[str, Callable[..., bytes]] = {"train": train, "probe": probe}
+
+
+def _limit(kind: int, soft: int, hard: int) -> None:
+    """Set a limit, or keep the user's own where that is lower and may not be raised."""
+    own = resource.getrlimit(kind)[1]
+    if own != resource.RLIM_INFINITY:
+        soft, hard = min(soft, own), min(hard, own)
+    resource.setrlimit(kind, (soft, hard))
 
 
 def _die_with_parent() -> None:
