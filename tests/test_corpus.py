@@ -249,6 +249,15 @@ def test_a_wide_encoding_without_its_mark_is_refused_with_the_two_that_need_none
     assert order and next(open_corpus([path], encoding=order.group(1)).documents()).text == "한국어 text"
 
 
+def test_the_places_of_bad_bytes_are_told_in_a_wide_encoding_with_a_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    good, half = "x" * 100, b"\x00\xd8"  # one half of a surrogate pair
+    path.write_bytes(b"\xff\xfe" + (good.encode("utf-16-le") + half) * 2 + good.encode("utf-16-le"))
+    corpus = open_corpus([path], encoding="utf-16")
+    assert [document.text for document in corpus.documents()] == [f"{good}\ufffd{good}\ufffd{good}"]
+    assert [offset for _, offset in corpus.tally.replaced_at] == [202, 404]
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 @pytest.mark.parametrize("encoding", ["cp949", "utf-16", "utf-16-be", "latin-1", "UTF8", "utf-8-sig"])
 def test_a_given_encoding_is_decoded_in_pieces(

@@ -207,16 +207,17 @@ class _Decoder:
         return text
 
     def _note_offsets(self, data: bytes, is_last: bool, state: tuple[bytes, int]) -> None:
-        position = 0
+        position, reading = 0, state[1]
         while len(self._mended.replaced_at) < OFFSETS_KEPT:
             strict = self._make("strict")
-            strict.setstate((b"", state[1]))
+            strict.setstate((b"", reading))
             try:
                 strict.decode(data[position:], is_last)
             except UnicodeDecodeError as error:
                 offset = self._bytes - len(state[0]) + position + error.start
                 self._mended.replaced_at.append((self._name, offset))
                 position += error.end
+                reading = self._strict.getstate()[1]  # the byte order, which a mark has told by now
             else:
                 return
 
