@@ -17,15 +17,15 @@ from gencli.errors import UsageError
 from gencli.model.shape import PRESETS, preset
 from gencli.settings import PretrainSettings
 from gencli.text.tokenizer_training import Pieces, suggested_vocabulary
+from gencli.training import memory
 from gencli.training import plan as module
+from gencli.training.memory import fitting_rows, memory_of
 from gencli.training.plan import (
     CHOICES,
     REGULARISED,
     Plan,
     choice_for,
-    fitting_rows,
     measured_pace,
-    memory_of,
     pieces_for,
     planned,
 )
@@ -143,7 +143,7 @@ def test_numbers_that_make_no_model_are_the_users_error() -> None:
 
 def test_rows_that_do_not_fit_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = replace(preset("base", 1000), context=1024)
-    monkeypatch.setattr(module, "free_bytes", lambda device: 1.5 * memory_of(shape, 4, RUNTIME))
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1.5 * memory_of(shape, 4, RUNTIME))
     rows = fitting_rows(shape, RUNTIME)
     assert 1 <= rows < 64 and memory_of(shape, rows, RUNTIME) <= 0.75 * 1.5 * memory_of(shape, 4, RUNTIME)
     chosen, plan = plan_for(replace(SETTINGS, size="base", context=1024, batch_size=64), seconds=100)

@@ -23,7 +23,7 @@ from gencli.training.batches import PackedBatches, PairBatches, in_order, pairs_
 from gencli.training.events import Done, Evaluation, Event, Saved, Step, Stopped
 from gencli.training.held_out import HeldOut, token_bytes_of
 from gencli.training.loop import Habits, Length, Run, fit
-from gencli.training.metrics import recorded
+from gencli.training.metrics import ended_in_order, recorded
 from gencli.training.optimizer import Optimizer, Rates, orthogonalised, rate_multiplier
 from gencli.training.runtime import choose_runtime
 from tests.conftest import random_model, same, tiny_shape
@@ -429,6 +429,17 @@ def test_metrics_have_neither_gap_nor_repetition_after_a_lost_run(tmp_path: Path
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [r["step"] for r in records if r["event"] == "step"] == list(range(1, 11))
     assert records[-1]["event"] == "done"
+
+
+def test_a_log_tells_whether_its_run_ended_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert ended_in_order(path)
+    list(recorded(fit(make_run(tmp_path, steps=4)), path, say=print))
+    assert ended_in_order(path)
+    whole = path.read_bytes()
+    for lost in (1, 20, len(whole.splitlines()[-1]) + 1):
+        path.write_bytes(whole[:-lost])
+        assert ended_in_order(path) == (lost == 1)  # the last line end alone is missing
 
 
 def test_what_a_dead_process_left_in_staging_is_swept(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from gencli.training.batches import Batches
 from gencli.training.events import Event
 from gencli.training.held_out import HeldOut
 from gencli.training.loop import Habits, Length, Run, RunState
+from gencli.training.metrics import NAME as METRICS
+from gencli.training.metrics import ended_in_order
 from gencli.training.optimizer import Optimizer, Rates
 from gencli.training.run_record import RunRecord, check_alike, check_same, read_record
 from gencli.training.runtime import DTYPES, Runtime, choose_runtime
@@ -170,6 +172,8 @@ def _placed(settings: Training, model: GPT, rates: Rates, runtime: Runtime) -> O
 
 
 def _resume(run: Run, outside: Outside) -> None:
+    if not ended_in_order(run.folder / METRICS):
+        outside.say("the run before did not end in order: a failure, a kill, or the memory was full")
     saved, skipped = checkpoint.newest(run.folder, run.run_id)
     for reason in skipped:
         outside.say(f"passed over a damaged checkpoint: {reason}")

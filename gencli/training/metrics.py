@@ -12,6 +12,8 @@ from gencli.storage import replace_file, told_as_machine_error
 from gencli.training.events import Event, Start
 
 NAME = "metrics.jsonl"
+ENDS = ("done", "stopped")
+_LONGEST_LAST_LINE = 1 << 16
 
 
 def recorded(events: Iterable[Event], path: Path, *, say: Callable[[str], None]) -> Iterator[Event]:
@@ -39,6 +41,19 @@ def recorded(events: Iterable[Event], path: Path, *, say: Callable[[str], None])
     finally:
         if file is not None:
             file.close()
+
+
+def ended_in_order(path: Path) -> bool:
+    """Tell whether the last event of a log is the end of its run, or there is no log."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _LONGEST_LAST_LINE))
+            last = file.read().splitlines()[-1:]
+        return not last or json.loads(last[0])["event"] in ENDS
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from gencli.errors import GencliError
 from gencli.model.folder import open_model
-from tests.faults.trial import Place, at_operation, kill_itself
+from tests.faults.trial import LONGEST_SECONDS, STEPS, Place, at_operation, kill_itself
 
 Figure = dict[str, object]
+STEP_SECONDS = 0.012  # saves and all; a run that is over when its kill comes does not count
 SHORT = 6  # steps of the run whose every operation is killed
 
 
@@ -27,7 +28,9 @@ def random_kills(root: Path, *, trials: int, seed: int = 1) -> Figure:
     for trial in range(trials):
         place = straight.beside(f"killed-{trial}")
         child = place.started(place.arguments())
-        time.sleep(draw.random() * again.seconds)
+        if trial % 4:  # the others may be killed before their first step
+            _wait_for_an_event(place)
+        time.sleep(draw.random() * (again.seconds if trial % 4 == 0 else STEP_SECONDS * STEPS))
         os.kill(child.pid, signal.SIGKILL)
         ended = child.ended()
         killed += ended.code == -signal.SIGKILL
@@ -39,6 +42,12 @@ def random_kills(root: Path, *, trials: int, seed: int = 1) -> Figure:
         "kills": killed, "after_a_save": saved, "checkpoints_lost": lost, "resumes_not_bit_exact": wrong,
         "ok": lost == wrong == 0 and killed >= trials * 0.8,
     }  # fmt: skip
+
+
+def _wait_for_an_event(place: Place) -> None:
+    until = time.monotonic() + LONGEST_SECONDS
+    while not (place.root / "out").stat().st_size and time.monotonic() < until:
+        time.sleep(0.001)
 
 
 def every_operation(root: Path, *, trials: int, seed: int = 1) -> Figure:
