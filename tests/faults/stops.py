@@ -67,7 +67,7 @@ def signals(root: Path, *, trials: int, seed: int = 1) -> Figure:
 
 
 def signals_in_saves(root: Path, *, trials: int) -> Figure:
-    """Send SIGTERM before every so-manieth operation on the disk: one save, exit 143, and the same run after."""
+    """Send SIGTERM before every fifth operation on the disk: one save, exit 143, and the same run after."""
     straight = Place(root / "straight")
     expected, well = straight.finished(), 0
     for trial in range(trials):
