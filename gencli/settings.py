@@ -190,6 +190,7 @@ class GenerateSettings(OneModel):
     prompt: str | None = knob(None, "What the text begins with; - or nothing reads stdin.", argument=True)
     prompt_file: Path | None = knob(None, "Read the prompt from a file.", "-f", metavar="FILE")
     max_new_tokens: int = knob(200, "Most tokens to write.", "-n", "--max-tokens", least=1, most=10**7)
+    min_new_tokens: int = knob(0, "The text does not end before so many tokens.", least=0, most=10**7)
     num_samples: int = knob(1, "How many texts to write.", least=1, most=4096)
     stop: tuple[str, ...] = knob((), "End before this string (may be given several times).", metavar="TEXT")
     raw: bool = knob(False, "For a fine-tuned model: give it the prompt as it is, without turns.")
@@ -207,9 +208,36 @@ class GenerateSettings(OneModel):
         most=1.0,
         panel=SAMPLING,
     )
+    typical_p: float = knob(
+        1.0, "Keep the tokens nearest to the expected information that make up this probability.",
+        least=1e-6, most=1.0, panel=SAMPLING,
+    )  # fmt: skip
     repetition_penalty: float = knob(
         1.0, "Above 1: tokens that occurred are less likely.", least=0.01, most=100.0, panel=SAMPLING
     )
+    presence_penalty: float = knob(
+        0.0, "Taken off the logit of every token that occurred.", least=-100.0, most=100.0, panel=SAMPLING
+    )
+    frequency_penalty: float = knob(
+        0.0, "Taken off a token's logit for each time that it occurred.",
+        least=-100.0, most=100.0, panel=SAMPLING,
+    )  # fmt: skip
+    penalty_window: int = knob(
+        0, "The penalties look at so many of the last tokens, prompt included; 0 is all.",
+        least=0, most=10**7, panel=SAMPLING,
+    )  # fmt: skip
+    no_repeat_ngram: int = knob(
+        0, "No run of so many tokens comes twice, prompt included; 0 lets them.",
+        least=0, most=10_000, panel=SAMPLING,
+    )  # fmt: skip
+    logit_bias: tuple[str, ...] = knob(
+        (), "Make a text more or less likely, from -100 to 100: 'text=-2.5' (may be given several times).",
+        panel=SAMPLING, metavar="TEXT=NUMBER",
+    )  # fmt: skip
+    ban: tuple[str, ...] = knob(
+        (), "Never write this text, in whatever pieces (may be given several times).",
+        panel=SAMPLING, metavar="TEXT",
+    )  # fmt: skip
     seed: int | None = knob(
         None,
         "Same seed, same text; drawn and told if not given.",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gencli.decoding.cpu_engine import CpuEngine
-from gencli.decoding.decoder import Engine, Slide, Token, _StopStrings, generate
+from gencli.decoding.decoder import Engine, Slide, Token, _StopStrings, generate, log_softmax
 from gencli.decoding.engines import open_engine
 from gencli.decoding.prompts import prompt_ids
 from gencli.decoding.sampler import Sampling
@@ -277,3 +277,105 @@ def test_the_cpu_engine_runs_on_the_cpu_only(model_folder: Path) -> None:
     with pytest.raises(UsageError, match="cuda"):
         open_engine(open_model(model_folder), engine="cpu", device="cuda")
     assert open_engine(open_model(model_folder)).name == ("cpu" if not torch.cuda.is_available() else "torch")
+
+
+FILTERED = [
+    Sampling(temperature=0.0, repetition_penalty=1.7),
+    Sampling(temperature=0.0, repetition_penalty=1.7, penalty_window=4),
+    Sampling(temperature=0.0, presence_penalty=1.5, frequency_penalty=0.7),
+    Sampling(temperature=0.0, no_repeat_ngram=2),
+    Sampling(temperature=0.0, logit_bias=(((300,), 4.0), ((300, 301), 90.0))),
+]
+
+
+@pytest.mark.parametrize("sampling", FILTERED, ids=str)
+def test_engines_agree_with_every_filter(
+    model_folder: Path, tokenizer: Tokenizer, sampling: Sampling
+) -> None:
+    def written(engine: Engine, how: Sampling, ban: str = "") -> Sequence[Token | Slide]:
+        prompts, bans = [[1, 300, 301], [1, 305]], [ban] if ban else []
+        return list(generate(engine, tokenizer, prompts, sampling=how, seed=0, max_new_tokens=30, bans=bans))
+
+    ours = engines(model_folder)
+    found = written(ours["torch"], sampling)
+    assert found == written(ours["cpu"], sampling) != written(ours["cpu"], GREEDY)
+    ban = next(text for text in texts(found, 2)[0].split() if len(text) > 1)
+    banned = written(ours["torch"], sampling, ban)
+    assert banned == written(ours["cpu"], sampling, ban) != found
+
+
+def test_no_end_before_the_least_length(tokenizer: Tokenizer) -> None:
+    engine = Scripted([tokenizer.eos], tokenizer.vocabulary)
+    for least in (0, 1, 5):
+        events = list(
+            generate(
+                engine, tokenizer, [[1]], sampling=GREEDY, seed=0, max_new_tokens=20, min_new_tokens=least
+            )
+        )
+        assert len(events) == least + 1
+        last = events[-1]
+        assert isinstance(last, Token) and last.id == tokenizer.eos
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    bans=st.lists(st.text(alphabet="ab가각 ", min_size=1, max_size=4), min_size=1, max_size=3),
+    seed=st.integers(0, 99),
+)
+def test_a_banned_text_never_appears(tokenizer: Tokenizer, bans: list[str], seed: int) -> None:
+    """The engine wants pieces and single bytes of the banned texts all the time."""
+
+    class Eager(Scripted):
+        def _logits(self) -> NDArray[np.float32]:
+            logits = np.zeros((self.rows, self.vocabulary), dtype=np.float32)
+            wanted = [FIRST_BYTE_ID + byte for byte in "ab가각 ".encode()]
+            logits[:, wanted + tokenizer.encode("".join(bans))] = 9.0
+            return logits
+
+    eager = Eager([], tokenizer.vocabulary)
+    hot = Sampling(temperature=1.0, top_k=0)
+    free, kept = (
+        texts(
+            list(generate(eager, tokenizer, [[1]], sampling=hot, seed=seed, max_new_tokens=60, bans=banned)),
+            1,
+        )[0]
+        for banned in ([], bans)
+    )
+    assert free and not any(ban in kept for ban in bans) and "\ufffd" not in kept
+
+
+def test_log_probabilities_are_the_models_own(tokenizer: Tokenizer, engine: Engine) -> None:
+    prompt = [1, 300, 301]
+    hot = Sampling(temperature=3.0, top_k=5, repetition_penalty=2.0)
+    events = list(generate(engine, tokenizer, [prompt], sampling=hot, seed=0, max_new_tokens=9, logprobs=4))
+    ids = list(prompt)
+    for event in events:
+        assert isinstance(event, Token)
+        own = log_softmax(engine.start([ids], slots=64)[0])
+        assert event.logprob == pytest.approx(own[event.id], abs=1e-3)
+        assert [value for _, value in event.alternatives] == pytest.approx(np.sort(own)[:-5:-1], abs=1e-3)
+        assert [own[one] for one, _ in event.alternatives] == pytest.approx(np.sort(own)[:-5:-1], abs=1e-3)
+        ids.append(event.id)
+    plain = list(generate(engine, tokenizer, [prompt], sampling=hot, seed=0, max_new_tokens=9))
+    assert [e.id for e in plain if isinstance(e, Token)] == ids[3:]
+    assert all(isinstance(e, Token) and e.logprob is None for e in plain)
+
+
+def test_a_random_stream_belongs_to_the_prompts_number(tokenizer: Tokenizer, engine: Engine) -> None:
+    def written(prompts: list[list[int]], numbers: list[int], copies: int) -> list[str]:
+        events = generate(
+            engine,
+            tokenizer,
+            prompts,
+            sampling=Sampling(),
+            seed=5,
+            max_new_tokens=20,
+            copies=copies,
+            numbers=numbers,
+        )
+        return texts(list(events), copies * len(prompts))
+
+    together = written([[1, 300], [1, 310, 311], [1, 300]], [0, 1, 2], 2)
+    assert written([[1, 300]], [2], 3)[:2] == together[4:]
+    assert written([[1, 310, 311], [1, 300]], [1, 0], 1) == [together[2], together[0]]
+    assert len(set(together)) == 6

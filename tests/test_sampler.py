@@ -9,25 +9,34 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import (
+    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from gencli.decoding import sampler
-from gencli.decoding.sampler import (
-    FILTER_ORDER,
+from gencli.decoding.filters import (
     FloatArray,
-    Sampler,
-    Sampling,
+    add_bias,
     apply_temperature,
+    exclude,
+    keep_allowed,
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    keep_typical,
+    penalise_occurrence,
     penalise_repetition,
 )
+from gencli.decoding.history import History
+from gencli.decoding.sampler import FILTER_ORDER, Sampler, Sampling
 from gencli.errors import ModelError, UsageError
 
 NONE = -math.inf
@@ -96,6 +105,100 @@ def test_temperature_is_that_of_transformers(seed: int, size: int, temperature: 
     )
 
 
+@settings(deadline=None, max_examples=100)
+@given(seed=SEEDS, size=SIZES, mass=st.floats(0.01, 0.99))
+def test_typical_is_that_of_transformers(seed: int, size: int, mass: float) -> None:
+    logits = random_logits(seed, size)
+    shares = softmax(logits)
+    distance = np.abs(np.log(shares) - (shares * np.log(shares)).sum())
+    heaped = shares[distance.argsort()].cumsum()
+    assume(np.abs(heaped - mass).min() > 1e-5 and np.diff(np.sort(distance)).min() > 2e-6)
+    np.testing.assert_array_equal(keep_typical(logits, mass), theirs(TypicalLogitsWarper(mass), logits))
+
+
+IDS = st.lists(st.integers(0, 5), min_size=1, max_size=40)
+
+
+@settings(deadline=None, max_examples=100)
+@given(seed=SEEDS, ids=IDS, ngram=st.integers(1, 5), first=st.integers(0, 40))
+def test_no_repeat_ngram_is_that_of_transformers(seed: int, ids: list[int], ngram: int, first: int) -> None:
+    logits = random_logits(seed, 8)
+    history = History(ids[:first], ngram=ngram)
+    for identity in ids[first:]:
+        history.add(identity)
+    expected = theirs(NoRepeatNGramLogitsProcessor(ngram), logits, ids)
+    np.testing.assert_array_equal(exclude(logits, history.repeats()), expected)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    seed=SEEDS,
+    ids=IDS,
+    bias=st.dictionaries(
+        st.lists(st.integers(0, 5), min_size=1, max_size=3).map(tuple),
+        st.floats(-9, 9),
+        min_size=1,
+        max_size=5,
+    ),
+)
+def test_logit_bias_is_that_of_transformers(
+    seed: int, ids: list[int], bias: dict[tuple[int, ...], float]
+) -> None:
+    logits = random_logits(seed, 8)
+    expected = theirs(
+        SequenceBiasLogitsProcessor([[list(key), value] for key, value in bias.items()]), logits, ids
+    )
+    np.testing.assert_allclose(add_bias(logits, ids, tuple(bias.items())), expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=SEEDS, banned=st.sets(st.integers(0, 7), min_size=1, max_size=7))
+def test_bans_are_those_of_transformers(seed: int, banned: set[int]) -> None:
+    logits = random_logits(seed, 8)
+    expected = theirs(NoBadWordsLogitsProcessor([[one] for one in sorted(banned)]), logits)
+    allowed = np.array([one not in banned for one in range(8)])
+    np.testing.assert_array_equal(keep_allowed(logits, allowed), expected)
+    np.testing.assert_array_equal(exclude(logits, banned), expected)
+
+
+def test_no_end_before_the_least_length_is_that_of_transformers() -> None:
+    logits = random_logits(1, 8)
+    expected = theirs(MinNewTokensLengthLogitsProcessor(1, 2, 3), logits, [4, 5])
+    np.testing.assert_array_equal(exclude(logits, [3]), expected)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    seed=SEEDS,
+    ids=IDS,
+    window=st.integers(0, 50),
+    presence=st.floats(-2, 2),
+    frequency=st.floats(-2, 2),
+    first=st.integers(0, 40),
+)
+def test_presence_and_frequency_are_the_published_formula(
+    seed: int, ids: list[int], window: int, presence: float, frequency: float, first: int
+) -> None:
+    logits = random_logits(seed, 8)
+    history = Sampling(penalty_window=window).history(ids[:first])
+    for identity in ids[first:]:
+        history.add(identity)
+    recent = ids[-window:] if window else ids
+    expected = [
+        logit - recent.count(one) * frequency - (recent.count(one) > 0) * presence
+        for one, logit in enumerate(logits)
+    ]
+    found = penalise_occurrence(logits, history.counts, presence, frequency)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert set(history.counts) == set(recent)
+
+
+def test_nothing_is_excluded_that_would_leave_nothing() -> None:
+    logits = np.array([1.0, -np.inf, 2.0], dtype=np.float32)
+    assert exclude(logits, [0, 2]) is logits
+    assert keep_allowed(logits, np.array([False, True, False])) is logits
+
+
 def test_filters_by_hand() -> None:
     logits = logits_of(0.5, 0.05, 0.3, 0.15)
     assert np.flatnonzero(keep_top_k(logits, 2) > NONE).tolist() == [0, 2]
@@ -112,16 +215,19 @@ def test_filters_leave_their_input_as_it_was() -> None:
     logits = random_logits(0, 300)
     before = logits.copy()
     Sampler(Sampling(top_k=20, top_p=0.5, min_p=0.1, repetition_penalty=2.0), seed=0, row=0).draw(
-        logits, {1, 2}
+        logits, History([1, 2])
     )
     np.testing.assert_array_equal(logits, before)
 
 
 def test_a_filter_that_is_off_keeps_everything() -> None:
     logits = random_logits(1, 300)
-    for same in (keep_top_k(logits, 0), keep_top_p(logits, 1.0), keep_min_p(logits, 0.0)):
-        np.testing.assert_array_equal(same, logits)
-    np.testing.assert_array_equal(penalise_repetition(logits, [3], 1.0), logits)
+    for same in (
+        *(keep_top_k(logits, 0), keep_typical(logits, 1.0), keep_top_p(logits, 1.0), keep_min_p(logits, 0.0)),
+        *(penalise_repetition(logits, [3], 1.0), penalise_occurrence(logits, {3: 1}, 0.0, 0.0)),
+        *(exclude(logits, []), add_bias(logits, [3], ()), keep_allowed(logits, None)),
+    ):
+        assert same is logits
 
 
 def test_top_p_of_equal_logits_is_the_smallest_set_of_lower_ids() -> None:
@@ -141,12 +247,18 @@ def test_the_filters_run_in_the_stated_order(monkeypatch: pytest.MonkeyPatch) ->
 
         monkeypatch.setattr(sampler, name, watched)
 
-    names = ("penalise_repetition", "keep_top_k", "keep_top_p", "keep_min_p", "apply_temperature")
+    names = (
+        "penalise_repetition", "penalise_occurrence", "exclude", "add_bias", "keep_allowed",
+        "keep_top_k", "keep_typical", "keep_top_p", "keep_min_p", "apply_temperature",
+    )  # fmt: skip
     for name in names:
         watch(name)
-    Sampler(Sampling(), seed=0, row=0).draw(random_logits(0, 60), [1])
+    Sampler(Sampling(), seed=0, row=0).draw(random_logits(0, 60), History([1]))
     assert called == list(names)
-    assert FILTER_ORDER == ("repetition penalty", "top-k", "top-p", "min-p", "temperature")
+    assert FILTER_ORDER == (
+        "repetition penalty", "presence and frequency penalty", "no-repeat n-gram", "logit bias", "bans",
+        "top-k", "typical-p", "top-p", "min-p", "temperature",
+    )  # fmt: skip
 
 
 def test_top_p_looks_at_what_top_k_left() -> None:
@@ -167,7 +279,7 @@ def test_greedy_takes_the_highest_after_the_penalty_and_draws_no_random_number()
     greedy = Sampler(Sampling(temperature=0.0, repetition_penalty=1.5), seed=0, row=0)
     before = greedy._random.bit_generator.state
     assert greedy.draw(logits) == 1
-    assert greedy.draw(logits, {1}) == 2
+    assert greedy.draw(logits, History([1])) == 2
     assert greedy._random.bit_generator.state == before
 
 
@@ -232,6 +344,8 @@ def test_logits_that_are_not_finite_are_an_error(value: float) -> None:
     [
         *[("temperature", -0.1), ("temperature", math.nan), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.1)],
         *[("min_p", -0.1), ("min_p", 2.0), ("repetition_penalty", 0.0)],
+        *[("typical_p", 0.0), ("presence_penalty", math.nan), ("frequency_penalty", 101.0)],
+        *[("penalty_window", -1), ("no_repeat_ngram", -1), ("logit_bias", (((1,), math.inf),))],
     ],
 )
 def test_a_number_out_of_range_is_a_usage_error(setting: str, value: float) -> None:

@@ -33,13 +33,14 @@ def generate(settings: GenerateSettings) -> None:
 
     A pretrained model continues the prompt; a fine-tuned one answers it.
 
-    Filters apply in this order: repetition penalty, top-k, top-p, min-p, temperature.
+    Filters apply in this order: repetition penalty, presence and frequency penalty, no-repeat n-gram,
+    logit bias, bans, top-k, typical-p, top-p, min-p, temperature.
     """
     from gencli.cli.places import cache_folder
+    from gencli.cli.sampling import sampling_of
     from gencli.decoding import decoder
     from gencli.decoding.engines import open_engine
     from gencli.decoding.prompts import prompt_ids
-    from gencli.decoding.sampler import Sampling
     from gencli.model.folder import open_model
     from gencli.ui import Screen
 
@@ -56,15 +57,11 @@ def generate(settings: GenerateSettings) -> None:
         engine,
         tokenizer,
         [prompt_ids(tokenizer, prompt, chat=chat)],
-        sampling=Sampling(
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            min_p=settings.min_p,
-            repetition_penalty=settings.repetition_penalty,
-        ),
+        sampling=sampling_of(settings, tokenizer),
         seed=seed,
         max_new_tokens=settings.max_new_tokens,
+        min_new_tokens=settings.min_new_tokens,
+        bans=settings.ban,
         copies=settings.num_samples,
         stop=[text for text in settings.stop if text],
     )

@@ -13,9 +13,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gencli.decoding.bans import Bans
+from gencli.decoding.filters import exclude
+from gencli.decoding.history import History
 from gencli.decoding.sampler import Sampler, Sampling
 from gencli.decoding.utf8 import State, Utf8Mask
-from gencli.text.tokenizer import TextStream, Tokenizer
+from gencli.text.tokenizer import TextStream, Tokenizer, normalised
 
 FloatArray = NDArray[np.float32]
 EXCLUDED = np.float32(-np.inf)
@@ -45,13 +48,17 @@ class Engine(Protocol):
 class Token:
     """One token of one row, with the text that it makes certain.
 
-    `finish` is None until the row ends: "stop" (end of text, or a stop string) or "length".
+    `finish` is None until the row ends: "stop" (end of text, or a stop string) or "length". `logprob` and
+    `alternatives`, the likeliest ids with theirs, are natural logarithms under the model's own distribution,
+    before any filter; both are given only where they were asked for.
     """
 
     row: int
     id: int
     text: str
     finish: str | None = None
+    logprob: float | None = None
+    alternatives: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,22 @@ class _Row:
     sampler: Sampler
     stream: TextStream
     stops: _StopStrings
-    seen: set[int]
+    history: History
     state: State
     remaining: int
+    written: int = 0
+    tail: bytes = b""  # what may be the beginning of a banned text
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What holds for all rows."""
+
+    mask: Utf8Mask
+    bans: Bans
+    end: int
+    min_new_tokens: int
+    logprobs: int | None
 
 
 def generate(
@@ -84,15 +104,25 @@ def generate(
     sampling: Sampling,
     seed: int,
     max_new_tokens: int,
+    min_new_tokens: int = 0,
     copies: int = 1,
     stop: Sequence[str] = (),
+    bans: Sequence[str] = (),
+    logprobs: int | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[Token | Slide]:
     """Yield the tokens of `copies` texts per prompt as they come; row = prompt number * copies + copy.
 
     The text of a row is valid UTF-8 always. A row is the same whatever rows stand beside it. A text that
     reaches the engine's context goes on with its first token and its most recent half.
+
+    The end of text does not come before `min_new_tokens`; no text of `bans` is written. `logprobs` asks for
+    log-probabilities with so many alternatives. `numbers` are the prompts' numbers in a job that is done in
+    parts: a random stream belongs to a number and a copy, so that the parts make no difference.
     """
     mask = Utf8Mask(tokenizer.piece_bytes, forbidden=tokenizer.control_ids - {tokenizer.eos})
+    banned = Bans([normalised(text) for text in bans], tokenizer.piece_bytes)
+    rules = _Rules(mask, banned, tokenizer.eos, min_new_tokens, logprobs)
     rows: list[_Row] = []
     texts: list[list[int]] = []
     for number, prompt in enumerate(prompts):
@@ -106,10 +136,10 @@ def generate(
                 _Row(
                     place,
                     list(ids),
-                    Sampler(sampling, seed=seed, row=place),
+                    Sampler(sampling, seed=seed, row=copy, prompt=numbers[number] if numbers else number),
                     TextStream(tokenizer),
                     _StopStrings(stop),
-                    set(prompt),
+                    sampling.history(prompt),
                     mask.start(),
                     max_new_tokens,
                 )
@@ -119,7 +149,7 @@ def generate(
     while rows:
         active = []
         for place, row in enumerate(rows):
-            token = _next(row, logits[place], mask, tokenizer.eos)
+            token = _next(row, logits[place], rules)
             yield token
             if token.finish is None:
                 active.append(place)
@@ -138,24 +168,50 @@ def generate(
             logits = engine.step(np.array([row.ids[-1] for row in rows], dtype=np.int64))
 
 
-def _next(row: _Row, logits: FloatArray, mask: Utf8Mask, end: int) -> Token:
+def _next(row: _Row, logits: FloatArray, rules: _Rules) -> Token:
     """Choose the row's next id and take it in."""
-    allowed = mask.allowed(row.state, row.remaining)
-    chosen = row.sampler.draw(np.where(allowed, logits, EXCLUDED), row.seen)
+    chosen = _chosen(row, logits, rules)
     row.remaining -= 1
+    row.written += 1
     row.ids.append(chosen)
-    row.seen.add(chosen)
-    if chosen == end:
-        return Token(row.number, chosen, row.stops.flush(), "stop")
-    row.state = mask.advance(row.state, chosen)
+    row.history.add(chosen)
+    text, finish = _text_of(row, chosen, rules)
+    if rules.logprobs is None:
+        return Token(row.number, chosen, text, finish)
+    own = log_softmax(logits)
+    likeliest = np.argsort(-own, kind="stable")[: rules.logprobs]
+    alternatives = tuple((int(identity), float(own[identity])) for identity in likeliest)
+    return Token(row.number, chosen, text, finish, float(own[chosen]), alternatives)
+
+
+def _chosen(row: _Row, logits: FloatArray, rules: _Rules) -> int:
+    """Return the next id: one that keeps the text valid, comes not too early, and spells nothing banned."""
+    possible = np.where(rules.mask.allowed(row.state, row.remaining), logits, EXCLUDED)
+    if row.written < rules.min_new_tokens:
+        possible = exclude(possible, (rules.end,))
+    allowed = rules.bans.allowed(row.tail) if rules.bans else None
+    return row.sampler.draw(possible, row.history, allowed)
+
+
+def _text_of(row: _Row, chosen: int, rules: _Rules) -> tuple[str, str | None]:
+    """Return the text that an id makes certain, and how the row ends with it, if it does."""
+    if chosen == rules.end:
+        return row.stops.flush(), "stop"
+    row.state = rules.mask.advance(row.state, chosen)
+    if rules.bans:
+        row.tail = rules.bans.advance(row.tail, chosen)
     text = row.stops.add(row.stream.add(chosen))
     if row.stops.hit:
-        return Token(row.number, chosen, text, "stop")
+        return text, "stop"
     if row.remaining == 0:
-        return Token(
-            row.number, chosen, text + row.stops.add(row.stream.flush()) + row.stops.flush(), "length"
-        )
-    return Token(row.number, chosen, text)
+        return text + row.stops.add(row.stream.flush()) + row.stops.flush(), "length"
+    return text, None
+
+
+def log_softmax(logits: FloatArray) -> NDArray[np.float64]:
+    """Return the natural logarithms of the probabilities that logits [V] stand for."""
+    shifted = logits.astype(np.float64) - logits.max()
+    return np.asarray(shifted - np.log(np.exp(shifted).sum()))
 
 
 def _recent(ids: Sequence[int], context: int) -> tuple[list[int], int]:
