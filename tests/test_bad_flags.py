@@ -146,7 +146,9 @@ def _beyond(kind: type, knob: Knob) -> list[str]:
     if kind not in (int, float):
         return []
     assert knob.least is not None and knob.most is not None, "every number has a range"
-    below = [str(kind(knob.least) - 1), "-1" if kind is int else "-0.1"]
+    below = [str(kind(knob.least) - 1)]
+    if knob.least >= 0:
+        below.append("-1" if kind is int else "-0.1")
     above = (
         [str(kind(knob.most) + 1), str(2**64)]
         if kind is int
