@@ -194,6 +194,13 @@ class GenerateSettings(OneModel):
     num_samples: int = knob(1, "How many texts to write.", least=1, most=4096)
     stop: tuple[str, ...] = knob((), "End before this string (may be given several times).", metavar="TEXT")
     raw: bool = knob(False, "For a fine-tuned model: give it the prompt as it is, without turns.")
+    echo: bool | None = knob(
+        None, "Print the prompt before the text; by default where the text continues it."
+    )
+    logprobs: int | None = knob(
+        None, "With --json: each token's log-probability, and those of so many alternatives.",
+        least=0, most=1000,
+    )  # fmt: skip
     temperature: float = knob(
         0.8, "0 always takes the likeliest token.", "-t", least=0.0, most=100.0, panel=SAMPLING
     )

@@ -17,6 +17,7 @@ from gencli.settings import GenerateSettings
 
 if TYPE_CHECKING:
     from gencli.decoding.decoder import Slide, Token
+    from gencli.text.tokenizer import Tokenizer
     from gencli.ui import Screen
 
 MARK = "\ufeff"  # the byte order mark with which some editors begin a file
@@ -45,6 +46,8 @@ def generate(settings: GenerateSettings) -> None:
     from gencli.ui import Screen
 
     screen = Screen(quiet=settings.quiet)
+    if settings.logprobs is not None and not settings.json:
+        raise UsageError("--logprobs are told in JSON", hint="give --json too")
     prompt = _prompt(settings)
     folder = open_model(settings.model, cache_folder())
     tokenizer = folder.tokenizer
@@ -62,17 +65,18 @@ def generate(settings: GenerateSettings) -> None:
         max_new_tokens=settings.max_new_tokens,
         min_new_tokens=settings.min_new_tokens,
         bans=settings.ban,
+        logprobs=settings.logprobs,
         copies=settings.num_samples,
         stop=[text for text in settings.stop if text],
     )
-    lead = "" if chat else prompt
+    lead = _lead(settings, prompt, chat=chat)
     pace = Pace(time.monotonic())
     with screen.patient("compiling the decoding loop for this machine, once"):
         tokens = itertools.chain([next(events)], events)
     pace.first = time.monotonic()
     shown = _told_once(tokens, screen)
     if settings.json:
-        _write_json(shown, settings, prompt, seed, pace)
+        _write_json(shown, settings, tokenizer, prompt, seed, pace)
     elif settings.num_samples == 1:
         _write_stream(shown, lead, screen, pace)
     else:
@@ -106,6 +110,13 @@ def _prompt(settings: GenerateSettings) -> str:
             raise UsageError("stdin is the terminal", hint="give the prompt as an argument, or pipe it in")
         return ""
     return piped_text("the prompt").removeprefix(MARK).removesuffix("\n")
+
+
+def _lead(settings: GenerateSettings, prompt: str, *, chat: bool) -> str:
+    """Return what stands before the text: the prompt that it continues; that it answers, only if asked for."""
+    if settings.echo is False or (chat and not settings.echo):
+        return ""
+    return f"{prompt}\n" if chat else prompt
 
 
 def _told_once(events: Iterator[Token | Slide], screen: Screen) -> Iterator[Token]:
@@ -151,19 +162,43 @@ def _write_samples(events: Iterator[Token], lead: str, count: int) -> None:
 
 
 def _write_json(
-    events: Iterator[Token], settings: GenerateSettings, prompt: str, seed: int, pace: Pace
+    events: Iterator[Token],
+    settings: GenerateSettings,
+    tokenizer: Tokenizer,
+    prompt: str,
+    seed: int,
+    pace: Pace,
 ) -> None:
     """Write one object per text."""
     from gencli.ui import emit
 
-    texts = [""] * settings.num_samples
-    counts = [0] * settings.num_samples
+    rows: list[list[Token]] = [[] for _ in range(settings.num_samples)]
     for event in events:
-        texts[event.row] += event.text
-        counts[event.row] += 1
+        row = rows[event.row]
+        row.append(event)
         if event.finish is not None:
-            emit({
-                "event": "sample", "prompt": prompt, "text": texts[event.row], "tokens": counts[event.row],
-                "finish": event.finish, "seed": seed, "row": event.row,
-                "tokens_per_second": round(pace.rate(counts[event.row]), 1),
-            })  # fmt: skip
+            record: dict[str, object] = {
+                "event": "sample", "prompt": prompt, "text": "".join(token.text for token in row),
+                "tokens": len(row), "finish": event.finish, "seed": seed, "row": event.row,
+                "tokens_per_second": round(pace.rate(len(row)), 1),
+            }  # fmt: skip
+            if settings.logprobs is not None:
+                record["logprobs"] = [logprobs_of(token, tokenizer) for token in row]
+            emit(record)
+            rows[event.row] = []
+
+
+def logprobs_of(token: Token, tokenizer: Tokenizer) -> dict[str, object]:
+    """Return a token's text, its id, its log-probability, and those of its alternatives."""
+
+    def told(identity: int, logprob: float | None) -> dict[str, object]:
+        return {"text": _spelled(identity, tokenizer), "id": identity, "logprob": logprob}
+
+    return {**told(token.id, token.logprob), "alternatives": [told(*other) for other in token.alternatives]}
+
+
+def _spelled(identity: int, tokenizer: Tokenizer) -> str:
+    """Return the text of an id, or its piece, such as <0xEA> and </s>, where that is no text by itself."""
+    if identity in tokenizer.control_ids or tokenizer.is_byte(identity):
+        return tokenizer.piece(identity)
+    return tokenizer.decode([identity])
