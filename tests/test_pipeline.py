@@ -297,6 +297,16 @@ def test_a_signal_saves_and_the_run_goes_on(workplace: Path, straight: Path, num
     assert same(load_file(model / "model.safetensors"), load_file(straight / "model.safetensors"))
 
 
+def test_a_checkpoint_can_be_asked_for(workplace: Path) -> None:
+    model = workplace / "asked"
+    process = start(workplace, model, "--json", "--save-every", "1000")
+    wait_for_steps(model, 25)
+    process.send_signal(signal.SIGUSR1)
+    events = [json.loads(line) for line in finish(process).splitlines()]
+    saved = [event["step"] for event in events if event["event"] == "saved"]
+    assert len(saved) == 2 and 25 <= saved[0] < saved[1] == 150
+
+
 def test_two_trainers_never_share_a_folder(workplace: Path) -> None:
     model = workplace / "shared"
     first = start(workplace, model)

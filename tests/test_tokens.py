@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gencli.text.corpus import Corpus
+    from gencli.text.tokenizer import Tokenizer
 
 
 def corpus_of(folder: Path, *texts: str) -> Corpus:
@@ -33,6 +34,16 @@ def corpus_of(folder: Path, *texts: str) -> Corpus:
         paths.append(folder / f"{index}.txt")
         paths[-1].write_text(text, "utf-8")
     return open_corpus(paths)
+
+
+class Nines(NamedTuple):
+    """What `held_out` asks of a tokenizer: here id 9 is a piece of one byte, id 8 of four, and the others of none."""
+
+    piece_bytes: tuple[bytes, ...] = (*[b""] * 8, b"four", b"9")
+    bos: int = 1
+
+
+NINES = cast("Tokenizer", Nines())
 
 
 def token_file(sources: list[list[int]]) -> TokenFile:
@@ -223,23 +234,32 @@ def test_the_file_names_the_corpus_that_it_was_made_of(tmp_path: Path) -> None:
 
 def test_validation_starts_with_a_document() -> None:
     tokens = token_file([[8] * 20, [8] * 10])
-    training, validation = held_out(tokens, share=0.15, bos=1)
+    training, validation = held_out(tokens, NINES, share=0.15)
     assert validation == [(170, 200), (290, 300)]
     assert training == [(0, 170), (200, 290)]
 
 
 def test_one_long_document_is_cut_inside() -> None:
-    assert held_out(token_file([[998]]), share=0.1, bos=1) == ([(0, 900)], [(900, 1000)])
+    assert held_out(token_file([[998]]), NINES, share=0.1) == ([(0, 900)], [(900, 1000)])
+
+
+@pytest.mark.parametrize("chunk", [3, 1 << 16])
+def test_bytes_decide_and_not_tokens(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gencli.text.tokens._SEARCHED_AT_ONCE", chunk)
+    ids = np.array([1, *[8] * 10, *[9] * 40, 2], np.uint16)  # 80 bytes
+    tokens = TokenFile(ids, (len(ids),), 1, 0, 0, (), "")
+    assert held_out(tokens, NINES, share=0.25)[1] == [(31, 52)]  # 20 bytes
+    assert held_out(tokens, NINES, share=0.75)[1] == [(6, 52)]  # 60 bytes: five pieces of four, forty of one
 
 
 def test_no_share_holds_nothing_out() -> None:
-    assert held_out(token_file([[8], [3]]), share=0.0, bos=1) == ([(0, 10), (10, 15)], [])
+    assert held_out(token_file([[8], [3]]), NINES, share=0.0) == ([(0, 10), (10, 15)], [])
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan"), float("inf")])
 def test_odd_shares_are_refused(share: float) -> None:
     with pytest.raises(UsageError):
-        held_out(token_file([[8]]), share=share, bos=1)
+        held_out(token_file([[8]]), NINES, share=share)
 
 
 @settings(deadline=None, max_examples=150)
@@ -249,16 +269,16 @@ def test_odd_shares_are_refused(share: float) -> None:
 )
 def test_training_and_validation_cover_everything_once(sources: list[list[int]], share: float) -> None:
     tokens = token_file(sources)
-    training, validation = held_out(replace(tokens), share=share, bos=1)
+    training, validation = held_out(replace(tokens), NINES, share=share)
     covered = sorted(training + validation)
     assert all(start < end for start, end in covered)
     assert [position for start, end in covered for position in range(start, end)] == list(
         range(len(tokens.ids))
     )
-    held = sum(end - start for start, end in validation)
-    assert held <= sum(round(share * count) for count in tokens.sources)
+    held = sum(int((tokens.ids[start:end] == 9).sum()) for start, end in validation)
+    assert held <= share * int((tokens.ids == 9).sum()) + 1e-6
 
 
 def test_the_search_for_a_document_reaches_far(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gencli.text.tokens._SEARCHED_AT_ONCE", 7)
-    assert held_out(token_file([[50, 30, 8]]), share=0.5, bos=1)[1] == [(52, 94)]
+    assert held_out(token_file([[50, 30, 8]]), NINES, share=0.5)[1] == [(52, 94)]

@@ -50,7 +50,9 @@ def finetune(settings: FinetuneSettings) -> None:
 
     def prepare(signals: Signals, clock: Callable[[], float]) -> Run:
         shown = [pair.prompt for pair in (lessons.held_out or lessons.train)[:SHOWN_PROMPTS]]
-        outside = Outside(screen.note, signals.stop, clock, sampler(shown, chat=True), world)
+        outside = Outside(
+            screen.note, signals.stop, clock, sampler(shown, chat=True), world, save_asked=signals.save_asked
+        )
         return prepare_finetuning(settings, lessons, outside)
 
     code = train(settings, settings.output, screen, prepare, json=settings.json, goal="fine-tuning")

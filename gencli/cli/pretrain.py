@@ -70,7 +70,7 @@ def pretrain(settings: PretrainSettings) -> None:
             settings,
             material,
             runtime,
-            Outside(screen.note, signals.stop, clock, sample, world, cache_folder()),
+            Outside(screen.note, signals.stop, clock, sample, world, cache_folder(), signals.save_asked),
         )
 
     path = settings.model / TOKENIZER

@@ -29,10 +29,14 @@ SAMPLE_TOKENS = 48
 
 
 class Signals:
-    """Remembers the first SIGINT, SIGTERM or SIGHUP; a later second Ctrl-C interrupts at once."""
+    """Remembers the first SIGINT, SIGTERM or SIGHUP; a later second Ctrl-C interrupts at once.
+
+    SIGUSR1 asks for a checkpoint now, and ends nothing.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._asked = False
         self._at = 0.0
 
     def stop(self) -> int | None:
@@ -43,6 +47,14 @@ class Signals:
         """Raise StoppedError if a signal asked the command to end."""
         if self.number is not None:
             raise StoppedError(self.number)
+
+    def save_asked(self) -> bool:
+        """Tell whether a checkpoint was asked for since the last call."""
+        asked, self._asked = self._asked, False
+        return asked
+
+    def _ask(self, _: int, __: FrameType | None) -> None:
+        self._asked = True
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.number is None:
@@ -55,6 +67,7 @@ class Signals:
         """Handle the signals for the time of the block."""
         caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.signal(number, self._handle) for number in caught}
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._ask)
         try:
             yield self
         finally:

@@ -37,6 +37,7 @@ _LARGEST_HEADER = 1 << 20
 _SEARCHED_AT_ONCE = 1 << 16
 
 Range = tuple[int, int]
+Row = npt.NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class TokenFile:
     reading the corpus mended or dropped. `corpus_digest` is `Corpus.digest()`, taken before it was read.
     """
 
-    ids: npt.NDArray[np.unsignedinteger[Any]]
+    ids: Row
     sources: tuple[int, ...]
     documents: int
     text_bytes: int
@@ -110,27 +111,44 @@ def tokenize_corpus(
     return made
 
 
-def held_out(tokens: TokenFile, *, share: float, bos: int) -> tuple[list[Range], list[Range]]:
+def held_out(tokens: TokenFile, tokenizer: Tokenizer, *, share: float) -> tuple[list[Range], list[Range]]:
     """Return where to train and where to validate, as [start, end) token positions.
 
-    The last `share` of each CORPUS argument is held out, from the first document that starts there; an
-    argument without one is cut inside its last document. Raises UsageError for a share that is not from 0
-    to below 1.
+    The last `share` of each CORPUS argument's bytes is held out, from the first document that starts there; an
+    argument without one is cut inside its last document. It goes by bytes so that it is what the training of
+    a tokenizer leaves out. Raises UsageError for a share that is not from 0 to below 1.
     """
     if not 0.0 <= share < 1.0:
         raise UsageError(f"a share of {share} can't be held out", hint="choose one from 0 to below 1")
+    sizes = np.array([len(piece) for piece in tokenizer.piece_bytes])
     training: list[Range] = []
     validation: list[Range] = []
     end = 0
     for count in tokens.sources:
         start, end = end, end + count
-        cut = _first_document(tokens.ids, end - round(count * share), end, bos)
+        cut = end - _ids_of_last(tokens.ids[start:end], share, sizes)
+        cut = _first_document(tokens.ids, cut, end, tokenizer.bos)
         training += [(start, cut)] if cut > start else []
         validation += [(cut, end)] if end > cut else []
     return training, validation
 
 
-def _first_document(ids: npt.NDArray[np.unsignedinteger[Any]], cut: int, end: int, bos: int) -> int:
+def _ids_of_last(ids: Row, share: float, sizes: npt.NDArray[np.int64]) -> int:
+    """Return how many of the last ids have at most this share of the bytes; `sizes` are those of each id."""
+    parts = [slice(at, at + _SEARCHED_AT_ONCE) for at in range(0, len(ids), _SEARCHED_AT_ONCE)]
+    sums = [int(sizes[ids[part]].sum()) for part in parts]
+    most, held, count = share * sum(sums), 0, 0
+    for part in reversed(parts):
+        heaped = held + sizes[ids[part]][::-1].cumsum()
+        fitting = int(np.searchsorted(heaped, most, side="right"))
+        if fitting:
+            held, count = int(heaped[fitting - 1]), count + fitting
+        if fitting < len(heaped):
+            break
+    return count if held else 0
+
+
+def _first_document(ids: Row, cut: int, end: int, bos: int) -> int:
     """Return the first position from `cut` on at which a document starts, or `cut` if there is none."""
     for start in range(cut, end, _SEARCHED_AT_ONCE):
         is_start = ids[start : min(start + _SEARCHED_AT_ONCE, end)] == bos

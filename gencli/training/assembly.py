@@ -50,6 +50,7 @@ class Outside:
     sample: Callable[[GPT, Tokenizer], tuple[str, str]] | None = None
     world: World = field(default_factory=World)
     cache: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / "gencli")
+    save_asked: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def assemble(
         held_out=held_out,
         sample=(lambda: sample(model, tokenizer)) if sample is not None else None,
         stop=outside.stop,
+        save_asked=outside.save_asked,
         clock=outside.clock,
         fixed={
             "shape": dataclasses.asdict(model.shape), "threads": runtime.threads, "processes": world.size,

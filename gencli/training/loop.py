@@ -92,8 +92,8 @@ class Run:
     """One training run: its parts, and the callables through which it reaches the world.
 
     `publish` makes the current weights the model's, `sample` writes some text as (prompt, text), `stop`
-    returns the number of a signal that asks the run to end, `clock` the seconds that the run has lasted,
-    start-up included. Every process calls `publish`.
+    returns the number of a signal that asks the run to end, `save_asked` tells whether somebody wants a
+    checkpoint now, `clock` the seconds that the run has lasted, start-up included. Every process calls `publish`.
     """
 
     model: GPT
@@ -109,6 +109,7 @@ class Run:
     held_out: HeldOut | None = None
     sample: Callable[[], tuple[str, str]] | None = None
     stop: Callable[[], int | None] = lambda: None
+    save_asked: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
     begin: Callable[[], None] = lambda: None  # called once, before the first step
     fixed: dict[str, object] = field(default_factory=dict)  # saved with each checkpoint
@@ -181,7 +182,7 @@ def _fit(run: Run) -> Iterator[Event]:
         yield run.plan
     reserve, evaluating, last_save = 1.0, 0.0, time.monotonic()
     while True:
-        signal, (unsaved,) = run.agree(time.monotonic() - last_save)
+        signal, (unsaved,) = run.agree(math.inf if run.save_asked() else time.monotonic() - last_save)
         if signal is not None:
             yield run.save()
             yield Stopped(state.step, signal)

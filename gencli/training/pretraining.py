@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from gencli.text.corpus import Corpus
 from gencli.text.isolation import nothing
 from gencli.text.tokenizer import Tokenizer
 from gencli.text.tokenizer_training import train_tokenizer
-from gencli.text.tokens import TokenFile, held_out, tokenize_corpus
+from gencli.text.tokens import Range, TokenFile, held_out, tokenize_corpus
 from gencli.training.assembly import Lineage, Outside, assemble, length_of
 from gencli.training.batches import PackedBatches, in_order
 from gencli.training.forecast import trigram_bits
@@ -36,11 +36,13 @@ CLOSING_SECONDS = 1.0  # of a run in time: about what its last evaluation and sa
 
 @dataclass(frozen=True)
 class Material:
-    """The text of a run in the form that training reads."""
+    """The text of a run in the form that training reads, and where in its tokens to train and to validate."""
 
     corpus: Corpus
     tokenizer: Tokenizer
     tokens: TokenFile
+    train: Sequence[Range]
+    validation: Sequence[Range]
 
 
 def prepare_text(
@@ -88,7 +90,8 @@ def prepare_text(
     tokens = tokenize_corpus(corpus, tokenizer, cache, progress=checked)
     for note in tokens.notes:
         say(note)
-    return Material(corpus, tokenizer, tokens)
+    train, validation = held_out(tokens, tokenizer, share=settings.validation)
+    return Material(corpus, tokenizer, tokens, train, validation)
 
 
 def time_of(settings: PretrainSettings) -> float | None:
@@ -104,16 +107,19 @@ def decided(
     """Return the settings with all that was left open filled in, and the plan; a resumed run keeps its own."""
     if settings.resume and settings.batch_size is not None:
         return replace(settings, compile="on" if settings.compile == "on" else "off"), None
-    tokens, tokenizer = material.tokens, material.tokenizer
-    train, validation = held_out(tokens, share=settings.validation, bos=tokenizer.bos)
+    vocabulary = material.tokenizer.vocabulary
     seconds = time_of(settings)
     settings, plan = planned(
         settings,
         runtime,
-        vocabulary=tokenizer.vocabulary,
-        train_tokens=sum(end - start for start, end in train),
+        vocabulary=vocabulary,
+        train_tokens=sum(end - start for start, end in material.train),
         trigram=trigram_bits(
-            tokens.ids, train, validation, vocabulary=tokenizer.vocabulary, token_bytes=_token_bytes(material)
+            material.tokens.ids,
+            material.train,
+            material.validation,
+            vocabulary=vocabulary,
+            token_bytes=_token_bytes(material),
         ),
         seconds=max(1.0, seconds - outside.clock() - CLOSING_SECONDS) if seconds else None,
         processes=outside.world.size,
@@ -160,13 +166,16 @@ def prepare_pretraining(
     assert settings.batch_size is not None
     shape = shape_of(settings, tokenizer.vocabulary)
     runtime = _with_compiler(runtime, settings, plan, outside)
-    train, validation = held_out(tokens, share=settings.validation, bos=tokenizer.bos)
     batches = PackedBatches(
-        tokens.ids, train, context=shape.context, rows=settings.batch_size, seed=settings.seed
+        tokens.ids, material.train, context=shape.context, rows=settings.batch_size, seed=settings.seed
     )
     windows = list(
         in_order(
-            tokens.ids, validation, context=shape.context, rows=ROWS_AT_ONCE, most_tokens=MOST_HELD_OUT_TOKENS
+            tokens.ids,
+            material.validation,
+            context=shape.context,
+            rows=ROWS_AT_ONCE,
+            most_tokens=MOST_HELD_OUT_TOKENS,
         )
     )
     if settings.validation and not windows:
