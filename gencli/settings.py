@@ -189,6 +189,25 @@ class GenerateSettings(OneModel):
 
     prompt: str | None = knob(None, "What the text begins with; - or nothing reads stdin.", argument=True)
     prompt_file: Path | None = knob(None, "Read the prompt from a file.", "-f", metavar="FILE")
+    input: Path | None = knob(
+        None, "Many prompts, one a line, or JSON lines with a prompt; - is stdin. Rows of JSON come out.",
+        "-i", metavar="FILE",
+    )  # fmt: skip
+    output: Path | None = knob(
+        None, "With --input: write the rows to a file, and go on where it ends.", "-o", metavar="FILE"
+    )
+    unordered: bool = knob(False, "With --input: write each row as soon as it is ready.")
+    choices: str | None = knob(
+        None, "Only one of these texts is the answer, with commas between; filters don't matter.", metavar="TEXT,TEXT"
+    )
+    beams: int = knob(
+        1, "Above 1: don't draw, but search with so many texts side by side for the likeliest.",
+        least=1, most=1024,
+    )  # fmt: skip
+    length_penalty: float = knob(
+        1.0, "With --beams: a text's log-probability is divided by its length to this power.",
+        least=-10.0, most=10.0,
+    )  # fmt: skip
     max_new_tokens: int = knob(200, "Most tokens to write.", "-n", "--max-tokens", least=1, most=10**7)
     min_new_tokens: int = knob(0, "The text does not end before so many tokens.", least=0, most=10**7)
     num_samples: int = knob(1, "How many texts to write.", least=1, most=4096)
@@ -198,7 +217,7 @@ class GenerateSettings(OneModel):
         None, "Print the prompt before the text; by default where the text continues it."
     )
     logprobs: int | None = knob(
-        None, "With --json: each token's log-probability, and those of so many alternatives.",
+        None, "In JSON: each token's log-probability, and those of so many alternatives.",
         least=0, most=1000,
     )  # fmt: skip
     temperature: float = knob(
@@ -257,6 +276,11 @@ class GenerateSettings(OneModel):
         "auto", "auto is cpu unless there is a GPU.", choices=("auto", "cpu", "torch"), panel=MACHINE
     )
     device: str = knob("auto", "auto, cpu, cuda or cuda:N.", panel=MACHINE)
+    precision: str = knob(
+        "auto", "Weights of the engine cpu; int8 is faster and less exact, auto is float32.",
+        choices=("auto", "float32", "int8"), panel=MACHINE,
+    )  # fmt: skip
+    batch_size: int = knob(32, "With --input: texts written together.", least=1, most=65_536, panel=MACHINE)
 
 
 @dataclass(frozen=True, kw_only=True)

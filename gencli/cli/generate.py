@@ -16,8 +16,8 @@ from gencli.errors import UsageError
 from gencli.settings import GenerateSettings
 
 if TYPE_CHECKING:
-    from gencli.decoding.decoder import Slide, Token
-    from gencli.text.tokenizer import Tokenizer
+    from gencli.cli.writer import Writer
+    from gencli.decoding.decoder import Token
     from gencli.ui import Screen
 
 MARK = "\ufeff"  # the byte order mark with which some editors begin a file
@@ -27,7 +27,8 @@ MARK = "\ufeff"  # the byte order mark with which some editors begin a file
     app,
     GenerateSettings,
     example='gencli generate -m models/tale "Once upon a time"\n'
-    'echo "옛날 옛적에" | gencli generate -m models/tale -n 300',
+    'echo "옛날 옛적에" | gencli generate -m models/tale -n 300\n'
+    "gencli generate -m models/qa --choices 'yes,no' --input questions.txt --output answers.jsonl",
 )
 def generate(settings: GenerateSettings) -> None:
     """Write text, or answer a prompt.
@@ -38,49 +39,99 @@ def generate(settings: GenerateSettings) -> None:
     logit bias, bans, top-k, typical-p, top-p, min-p, temperature.
     """
     from gencli.cli.places import cache_folder
-    from gencli.cli.sampling import sampling_of
-    from gencli.decoding import decoder
+    from gencli.cli.writer import Writer
     from gencli.decoding.engines import open_engine
-    from gencli.decoding.prompts import prompt_ids
     from gencli.model.folder import open_model
     from gencli.ui import Screen
 
+    _check(settings)
     screen = Screen(quiet=settings.quiet)
-    if settings.logprobs is not None and not settings.json:
-        raise UsageError("--logprobs are told in JSON", hint="give --json too")
-    prompt = _prompt(settings)
+    prompt = _prompt(settings) if settings.input is None else ""
     folder = open_model(settings.model, cache_folder())
-    tokenizer = folder.tokenizer
-    engine = open_engine(folder, engine=settings.engine, device=settings.device)
+    engine = open_engine(folder, engine=settings.engine, device=settings.device, precision=settings.precision)
     chat = folder.is_chat and not settings.raw
-    seed = secrets.randbits(31) if settings.seed is None else settings.seed
-    if settings.seed is None and settings.temperature > 0:
-        screen.note(f"seed {seed}")
-    events = decoder.generate(
-        engine,
-        tokenizer,
-        [prompt_ids(tokenizer, prompt, chat=chat)],
-        sampling=sampling_of(settings, tokenizer),
-        seed=seed,
-        max_new_tokens=settings.max_new_tokens,
-        min_new_tokens=settings.min_new_tokens,
-        bans=settings.ban,
-        logprobs=settings.logprobs,
-        copies=settings.num_samples,
-        stop=[text for text in settings.stop if text],
-    )
-    lead = _lead(settings, prompt, chat=chat)
+    writer = Writer(settings, engine, folder.tokenizer, chat, settings.seed or 0, screen)
+    if settings.input is not None:
+        from gencli.cli.many import write_rows
+
+        write_rows(writer, settings.input, settings.output)
+    elif settings.choices is not None:
+        _write_choice(writer, prompt)
+    elif settings.beams > 1:
+        _write_found(writer, prompt)
+    else:
+        _write_texts(writer, prompt)
+
+
+def _check(settings: GenerateSettings) -> None:
+    """Raise UsageError for options that make no sense together."""
+    many = settings.input is not None
+    problems = {
+        "many prompts come from --input alone": many
+        and (settings.prompt or settings.prompt_file) is not None,
+        "--output and --unordered are for many prompts": not many and (settings.output or settings.unordered),
+        "--logprobs are told in JSON": settings.logprobs is not None and not (settings.json or many),
+        "--choices give one answer, without --num-samples and --logprobs": settings.choices is not None
+        and (settings.num_samples > 1 or settings.logprobs is not None),
+        "--beams give one text, without --choices, --num-samples and --logprobs": settings.beams > 1
+        and (settings.choices is not None or settings.num_samples > 1 or settings.logprobs is not None),
+        "--min-new-tokens is above --max-new-tokens": settings.min_new_tokens > settings.max_new_tokens,
+    }
+    hints = (
+        "give the prompts as --input FILE", "give them as --input FILE", "give --json too",
+        "leave those out", "leave those out", "lower the one or raise the other",
+    )  # fmt: skip
+    for (problem, holds), hint in zip(problems.items(), hints, strict=True):
+        if holds:
+            raise UsageError(problem, hint=hint)
+
+
+def _write_texts(writer: Writer, prompt: str) -> None:
+    """Write what comes after one prompt, with a seed that is told if it was drawn."""
+    settings, screen = writer.settings, writer.screen
+    if settings.seed is None:
+        writer.seed = secrets.randbits(31)
+        if settings.temperature > 0:
+            screen.note(f"seed {writer.seed}")
+    events = writer.tokens([writer.ids(prompt)])
+    lead = _lead(settings, prompt, chat=writer.chat)
     pace = Pace(time.monotonic())
     with screen.patient("compiling the decoding loop for this machine, once"):
         tokens = itertools.chain([next(events)], events)
     pace.first = time.monotonic()
-    shown = _told_once(tokens, screen)
     if settings.json:
-        _write_json(shown, settings, tokenizer, prompt, seed, pace)
+        _write_json(tokens, writer, prompt, pace)
     elif settings.num_samples == 1:
-        _write_stream(shown, lead, screen, pace)
+        _write_stream(tokens, lead, screen, pace)
     else:
-        _write_samples(shown, lead, settings.num_samples)
+        _write_samples(tokens, lead, settings.num_samples)
+
+
+def _write_choice(writer: Writer, prompt: str) -> None:
+    """Write the likeliest of the choices."""
+    from gencli.cli.writer import choices_record
+    from gencli.ui import emit, write
+
+    with writer.screen.patient("compiling the decoding loop for this machine, once"):
+        choices = writer.ranked(writer.ids(prompt))
+    if writer.settings.json:
+        emit({"event": "choice", "prompt": prompt, **choices_record(choices)})
+    else:
+        lead = _lead(writer.settings, prompt, chat=writer.chat) if writer.settings.echo else ""
+        write(f"{lead}{choices[0].text}\n")
+
+
+def _write_found(writer: Writer, prompt: str) -> None:
+    """Write the text that the search with beams ends with."""
+    from gencli.cli.writer import found_record
+    from gencli.ui import emit, write
+
+    with writer.screen.patient("compiling the decoding loop for this machine, once"):
+        found = writer.searched(writer.ids(prompt))
+    if writer.settings.json:
+        emit({"event": "sample", "prompt": prompt, **found_record(found)})
+    else:
+        write(f"{_lead(writer.settings, prompt, chat=writer.chat)}{found.text}\n")
 
 
 @dataclass
@@ -119,21 +170,6 @@ def _lead(settings: GenerateSettings, prompt: str, *, chat: bool) -> str:
     return f"{prompt}\n" if chat else prompt
 
 
-def _told_once(events: Iterator[Token | Slide], screen: Screen) -> Iterator[Token]:
-    """Pass the tokens on; say once that the text outgrew the context."""
-    from gencli.decoding.decoder import Slide
-
-    told = False
-    for event in events:
-        if not isinstance(event, Slide):
-            yield event
-        elif not told:
-            told = True
-            screen.note(
-                f"the text outgrew the context: from here on the oldest {event.dropped:,} tokens are forgotten"
-            )
-
-
 def _write_stream(events: Iterator[Token], lead: str, screen: Screen, pace: Pace) -> None:
     """Write one text as it comes."""
     from gencli.ui import write
@@ -161,44 +197,22 @@ def _write_samples(events: Iterator[Token], lead: str, count: int) -> None:
             shown += 1
 
 
-def _write_json(
-    events: Iterator[Token],
-    settings: GenerateSettings,
-    tokenizer: Tokenizer,
-    prompt: str,
-    seed: int,
-    pace: Pace,
-) -> None:
+def _write_json(events: Iterator[Token], writer: Writer, prompt: str, pace: Pace) -> None:
     """Write one object per text."""
+    from gencli.cli.writer import logprobs_of
     from gencli.ui import emit
 
-    rows: list[list[Token]] = [[] for _ in range(settings.num_samples)]
+    rows: list[list[Token]] = [[] for _ in range(writer.settings.num_samples)]
     for event in events:
         row = rows[event.row]
         row.append(event)
         if event.finish is not None:
             record: dict[str, object] = {
                 "event": "sample", "prompt": prompt, "text": "".join(token.text for token in row),
-                "tokens": len(row), "finish": event.finish, "seed": seed, "row": event.row,
+                "tokens": len(row), "finish": event.finish, "seed": writer.seed, "row": event.row,
                 "tokens_per_second": round(pace.rate(len(row)), 1),
             }  # fmt: skip
-            if settings.logprobs is not None:
-                record["logprobs"] = [logprobs_of(token, tokenizer) for token in row]
+            if writer.settings.logprobs is not None:
+                record["logprobs"] = [logprobs_of(token, writer.tokenizer) for token in row]
             emit(record)
             rows[event.row] = []
-
-
-def logprobs_of(token: Token, tokenizer: Tokenizer) -> dict[str, object]:
-    """Return a token's text, its id, its log-probability, and those of its alternatives."""
-
-    def told(identity: int, logprob: float | None) -> dict[str, object]:
-        return {"text": _spelled(identity, tokenizer), "id": identity, "logprob": logprob}
-
-    return {**told(token.id, token.logprob), "alternatives": [told(*other) for other in token.alternatives]}
-
-
-def _spelled(identity: int, tokenizer: Tokenizer) -> str:
-    """Return the text of an id, or its piece, such as <0xEA> and </s>, where that is no text by itself."""
-    if identity in tokenizer.control_ids or tokenizer.is_byte(identity):
-        return tokenizer.piece(identity)
-    return tokenizer.decode([identity])

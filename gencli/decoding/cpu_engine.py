@@ -122,8 +122,22 @@ class CpuEngine:
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Forget all rows but these, given by their places in the batch; they move up in this order."""
-        self._rows = self._rows[list(rows)]
+        """Forget all rows but these, given by their places in the batch; they move up in this order.
+
+        A row that is named again becomes a row of its own: what it holds is copied to a place of the cache
+        that no other uses.
+        """
+        places = self._rows[list(rows)].tolist()
+        taken: set[int] = set()
+        free = iter(sorted(set(range(self._keys.shape[1])).difference(places)))
+        for number, row in enumerate(rows):
+            place, end = places[number], self.lengths[row]
+            if place in taken:
+                places[number] = next(free)
+                for cache in (self._keys, self._values):
+                    cache[:, places[number], :, :end] = cache[:, place, :, :end]
+            taken.add(place)
+        self._rows = np.array(places, dtype=np.int64)
         self.lengths = [self.lengths[row] for row in rows]
 
     def _prefilled(self, prompt: IntArray, row: int) -> FloatArray:

@@ -6,6 +6,7 @@ which device, makes no difference here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -120,13 +121,13 @@ def generate(
     log-probabilities with so many alternatives. `numbers` are the prompts' numbers in a job that is done in
     parts: a random stream belongs to a number and a copy, so that the parts make no difference.
     """
-    mask = Utf8Mask(tokenizer.piece_bytes, forbidden=tokenizer.control_ids - {tokenizer.eos})
+    mask = mask_of(tokenizer)
     banned = Bans([normalised(text) for text in bans], tokenizer.piece_bytes)
     rules = _Rules(mask, banned, tokenizer.eos, min_new_tokens, logprobs)
     rows: list[_Row] = []
     texts: list[list[int]] = []
     for number, prompt in enumerate(prompts):
-        ids, dropped = _recent(prompt, engine.context)
+        ids, dropped = recent(prompt, engine.context)
         if dropped:
             yield Slide(number * copies, dropped)
         texts.append(ids)
@@ -160,12 +161,23 @@ def generate(
         full = [row for row in rows if len(row.ids) > slots]
         if full:
             for row in full:
-                row.ids, dropped = _recent(row.ids, engine.context)
+                row.ids, dropped = recent(row.ids, engine.context)
                 yield Slide(row.number, dropped)
             slots = _slots(engine, rows)
             logits = engine.start([row.ids for row in rows], slots=slots)
         elif rows:
             logits = engine.step(np.array([row.ids[-1] for row in rows], dtype=np.int64))
+
+
+def mask_of(tokenizer: Tokenizer) -> Utf8Mask:
+    """Return the mask that lets a tokenizer's ids spell valid UTF-8 and end, and nothing else."""
+    return _mask(tokenizer.piece_bytes, tokenizer.control_ids - {tokenizer.eos})
+
+
+@functools.lru_cache(maxsize=1)
+def _mask(piece_bytes: tuple[bytes, ...], forbidden: frozenset[int]) -> Utf8Mask:
+    """Return a mask made once for many batches."""
+    return Utf8Mask(piece_bytes, forbidden=forbidden)
 
 
 def _next(row: _Row, logits: FloatArray, rules: _Rules) -> Token:
@@ -214,7 +226,7 @@ def log_softmax(logits: FloatArray) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum()))
 
 
-def _recent(ids: Sequence[int], context: int) -> tuple[list[int], int]:
+def recent(ids: Sequence[int], context: int) -> tuple[list[int], int]:
     """Return ids that leave room in the context, and how many were dropped: all but the first and last half."""
     if len(ids) < context:
         return list(ids), 0

@@ -11,14 +11,23 @@ if TYPE_CHECKING:
     from gencli.decoding.decoder import Engine
 
 
-def open_engine(folder: ModelFolder, *, engine: str = "auto", device: str = "auto") -> Engine:
-    """Return an engine with the folder's weights. Raises UsageError for a CPU engine on another device."""
+def open_engine(
+    folder: ModelFolder, *, engine: str = "auto", device: str = "auto", precision: str = "auto"
+) -> Engine:
+    """Return an engine with the folder's weights, which are float32 unless `precision` is int8.
+
+    Raises UsageError for a CPU engine on another device, and for int8 in another engine than that.
+    """
     if engine == "cpu" and device not in ("auto", "cpu"):
         raise UsageError(f"the engine cpu can't run on {device}", hint="--engine torch")
     if engine == "cpu" or (engine == "auto" and device in ("auto", "cpu") and not _has_gpu(device)):
         from gencli.decoding.cpu_engine import CpuEngine
 
-        return CpuEngine(folder.shape, folder.weights())
+        return CpuEngine(
+            folder.shape, folder.weights(), precision="int8" if precision == "int8" else "float32"
+        )
+    if precision == "int8":
+        raise UsageError("only the engine cpu computes with int8 weights", hint="--engine cpu")
     from gencli.decoding.torch_engine import TorchEngine
     from gencli.model.device import find_device
     from gencli.model.gpt import GPT

@@ -36,6 +36,14 @@ class History:
             if not self.counts[left]:
                 del self.counts[left]
 
+    def fork(self) -> History:
+        """Return a record that goes on by itself."""
+        other = History(window=self._window, ngram=self._ngram)
+        other.ids, other.counts = list(self.ids), self.counts.copy()
+        for before, following in self._followers.items():
+            other._followers[before] = set(following)
+        return other
+
     def repeats(self) -> Collection[int]:
         """Return the ids that would complete an n-gram that occurred before (Paulus et al. 2017)."""
         return self._followers.get(self._last(), ()) if self._ngram else ()

@@ -118,19 +118,9 @@ class Sampler:
         Ids that are not `allowed` are banned, unless that would leave nothing. Draws one uniform number, or
         none at temperature 0. Raises ModelError when a logit is not a number or none is finite.
         """
-        if not math.isfinite(logits.max()):
-            raise ModelError(
-                "the model's logits are not finite",
-                hint="the weights are damaged or training diverged: go back to an earlier checkpoint",
-            )
+        check_finite(logits)
         sampling = self.sampling
-        logits = penalise_repetition(logits, past.counts, sampling.repetition_penalty)
-        logits = penalise_occurrence(
-            logits, past.counts, sampling.presence_penalty, sampling.frequency_penalty
-        )
-        logits = exclude(logits, past.repeats())
-        logits = add_bias(logits, past.ids, sampling.logit_bias)
-        logits = keep_allowed(logits, allowed)
+        logits = reshaped(logits, sampling, past, allowed)
         if sampling.temperature == 0:
             return int(logits.argmax())
         logits = keep_top_k(logits, sampling.top_k)
@@ -139,6 +129,26 @@ class Sampler:
         logits = keep_min_p(keep_top_p(logits, sampling.top_p), sampling.min_p)
         weights = np.exp(apply_temperature(logits, sampling.temperature))
         return int(ids[_drawn(weights, self._random.random())])
+
+
+def check_finite(logits: FloatArray) -> None:
+    """Raise ModelError when a logit is not a number or none is finite."""
+    if not math.isfinite(logits.max()):
+        raise ModelError(
+            "the model's logits are not finite",
+            hint="the weights are damaged or training diverged: go back to an earlier checkpoint",
+        )
+
+
+def reshaped(
+    logits: FloatArray, sampling: Sampling, past: History, allowed: npt.NDArray[np.bool_] | None
+) -> FloatArray:
+    """Return the logits [V] after the filters that greedy decoding knows too: from the penalties to the bans."""
+    logits = penalise_repetition(logits, past.counts, sampling.repetition_penalty)
+    logits = penalise_occurrence(logits, past.counts, sampling.presence_penalty, sampling.frequency_penalty)
+    logits = exclude(logits, past.repeats())
+    logits = add_bias(logits, past.ids, sampling.logit_bias)
+    return keep_allowed(logits, allowed)
 
 
 def _drawn(weights: FloatArray, uniform: float) -> int:

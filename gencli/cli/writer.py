@@ -1,0 +1,129 @@
+"""What `gencli generate` writes with, for one prompt as for many: the opened model and the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gencli.cli.sampling import sampling_of
+
+if TYPE_CHECKING:
+    from gencli.decoding.beams import Found
+    from gencli.decoding.choices import Choice
+    from gencli.decoding.decoder import Engine, Token
+    from gencli.settings import GenerateSettings
+    from gencli.text.tokenizer import Tokenizer
+    from gencli.ui import Screen
+
+
+@dataclass
+class Writer:
+    """Writes texts after prompts, or ranks the choices."""
+
+    settings: GenerateSettings
+    engine: Engine
+    tokenizer: Tokenizer
+    chat: bool
+    seed: int
+    screen: Screen
+    told: bool = False  # that a text outgrew the context
+
+    def ids(self, prompt: str) -> list[int]:
+        """Return what the model reads: the prompt, in its turn for a fine-tuned model."""
+        from gencli.decoding.prompts import prompt_ids
+
+        return prompt_ids(self.tokenizer, prompt, chat=self.chat)
+
+    def tokens(
+        self, prompts: Sequence[Sequence[int]], numbers: Sequence[int] | None = None
+    ) -> Iterator[Token]:
+        """Yield the tokens of all samples of all prompts; say once that a text outgrew the context."""
+        from gencli.decoding.decoder import Slide, generate
+
+        settings = self.settings
+        for event in generate(
+            self.engine,
+            self.tokenizer,
+            prompts,
+            sampling=sampling_of(settings, self.tokenizer),
+            seed=self.seed,
+            max_new_tokens=settings.max_new_tokens,
+            min_new_tokens=settings.min_new_tokens,
+            copies=settings.num_samples,
+            stop=[text for text in settings.stop if text],
+            bans=settings.ban,
+            logprobs=settings.logprobs,
+            numbers=numbers,
+        ):
+            if not isinstance(event, Slide):
+                yield event
+            elif not self.told:
+                self.told = True
+                self.screen.note(
+                    f"the text outgrew the context: from here on the oldest {event.dropped:,} tokens are forgotten"
+                )
+
+    def ranked(self, prompt: Sequence[int]) -> list[Choice]:
+        """Return the choices, the likeliest first."""
+        from gencli.decoding.choices import rank_choices, split_choices
+
+        texts = split_choices(self.settings.choices or "", strip=self.chat)
+        return rank_choices(self.engine, self.tokenizer, prompt, texts, ends=self.chat, cut=self.tell_cut)
+
+    def searched(self, prompt: Sequence[int]) -> Found:
+        """Return what a search with beams finds."""
+        from gencli.decoding.beams import search
+
+        settings = self.settings
+        return search(
+            self.engine,
+            self.tokenizer,
+            prompt,
+            beams=settings.beams,
+            sampling=sampling_of(settings, self.tokenizer),
+            max_new_tokens=settings.max_new_tokens,
+            min_new_tokens=settings.min_new_tokens,
+            length_penalty=settings.length_penalty,
+            stop=[text for text in settings.stop if text],
+            bans=settings.ban,
+            cut=self.tell_cut,
+        )
+
+    def tell_cut(self, dropped: int) -> None:
+        """Say once that a prompt was too long to be read whole."""
+        if not self.told:
+            self.told = True
+            self.screen.note(
+                f"the prompt is too long for the context: {dropped:,} tokens after its first are not read"
+            )
+
+
+def found_record(found: Found) -> dict[str, object]:
+    """Return the text of a search with its score."""
+    return {"text": found.text, "tokens": len(found.ids), "finish": found.finish, "score": found.score}
+
+
+def logprobs_of(token: Token, tokenizer: Tokenizer) -> dict[str, object]:
+    """Return a token's text, its id, its log-probability, and those of its alternatives."""
+
+    def told(identity: int, logprob: float | None) -> dict[str, object]:
+        return {"text": _spelled(identity, tokenizer), "id": identity, "logprob": logprob}
+
+    return {**told(token.id, token.logprob), "alternatives": [told(*other) for other in token.alternatives]}
+
+
+def choices_record(choices: Sequence[Choice]) -> dict[str, object]:
+    """Return the likeliest choice, and each with its log-probability and its share among them."""
+    told = [
+        {"text": choice.text, "logprob": choice.logprob, "probability": choice.probability}
+        for choice in choices
+    ]
+    return {"text": choices[0].text, "choices": told}
+
+
+def _spelled(identity: int, tokenizer: Tokenizer) -> str:
+    """Return the text of an id, or its piece, such as <0xEA> and </s>, where that is no text by itself."""
+    if identity in tokenizer.control_ids or tokenizer.is_byte(identity):
+        return tokenizer.piece(identity)
+    return tokenizer.decode([identity])
