@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,29 @@ def test_a_run_that_was_cut_off_goes_on(cli: Cli, model_folder: Path, source: Pa
         assert output.read_bytes().startswith(whole[:cut].rpartition(b"\n")[0])
     output.write_bytes(b"".join(lines[:5]) + bytes(100))  # as a power loss may leave it
     assert cli(*arguments).code == 0 and output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_killed_process_loses_no_row(
+    cli: Cli, model_folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    source, output, whole = (tmp_path / name for name in ("prompts.txt", "rows.jsonl", "whole.jsonl"))
+    source.write_text("".join(f"{WORDS[n % len(WORDS)]} {n}\n" for n in range(400)), encoding="utf-8")
+    arguments = ["generate", "-m", model_folder, "-n", 40, "-s", 3, "-i", source, "--batch-size", 8]
+    command = [sys.executable, "-m", "gencli", *map(str, arguments), "-o", str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and (not output.exists() or output.stat().st_size < 2000):
+        time.sleep(0.005)
+    process.send_signal(number)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert (b"goes on" in told) == (number == signal.SIGINT) and b"Traceback" not in told
+    kept = output.read_bytes()
+    assert 0 < kept.count(b"\n") < 400
+    assert cli(*arguments, "-o", output).code == 0
+    assert cli(*arguments, "-o", whole).code == 0
+    assert output.read_bytes() == whole.read_bytes() and output.read_bytes().startswith(kept)
 
 
 def test_a_finished_output_is_left_as_it_is(
