@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -32,8 +33,18 @@ def main() -> None:
     try:
         code = run()
     except Exception:
-        sys.exit(bug_told())
+        code = bug_told()
+    if "RANK" in os.environ:
+        _leave(code)
     sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """End a process of several at once: threads of torch.distributed may be left that abort an interpreter's end."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _open_what_is_closed() -> None:

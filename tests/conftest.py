@@ -91,7 +91,8 @@ def quiet_machine(
     if {"model_folder", "hostile_model"} & set(request.fixturenames):
         for data in TRAINED_HERE:
             remember(data, tmp_path / "cache")
-    monkeypatch.delenv("GENCLI_MODEL", raising=False)
+    for name in ("GENCLI_MODEL", "COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
     before = torch.get_num_threads()
     yield
     if torch.get_num_threads() != before:
