@@ -198,7 +198,9 @@ class GenerateSettings(OneModel):
     )
     unordered: bool = knob(False, "With --input: write each row as soon as it is ready.")
     choices: str | None = knob(
-        None, "Only one of these texts is the answer, with commas between; filters don't matter.", metavar="TEXT,TEXT"
+        None,
+        "Only one of these texts is the answer, with commas between; filters don't matter.",
+        metavar="TEXT,TEXT",
     )
     beams: int = knob(
         1, "Above 1: don't draw, but search with so many texts side by side for the likeliest.",

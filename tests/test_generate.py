@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from gencli.decoding.decoder import Token, generate
+from gencli.decoding.engines import open_engine
+from gencli.decoding.sampler import Sampling
 from gencli.model.folder import open_model
 from tests.conftest import Cli
 
@@ -55,3 +58,78 @@ def test_a_bias_that_is_none_is_refused(cli: Cli, model_folder: Path, bias: str)
     outcome = cli("generate", "x", "-m", model_folder, "--logit-bias", bias)
     assert outcome.code == 2 and outcome.out == "" and "--logit-bias" in outcome.err
     assert 2 <= len(outcome.err.strip().splitlines()) <= 6
+
+
+@pytest.mark.parametrize(
+    ("options", "sampling"),
+    [
+        (["--typical-p", "0.3"], {"typical_p": 0.3}),
+        (["--top-p", "0.3"], {"top_p": 0.3}),
+        (["--min-p", "0.5"], {"min_p": 0.5}),
+        (["--repetition-penalty", "2"], {"repetition_penalty": 2.0}),
+        (["--presence-penalty", "2"], {"presence_penalty": 2.0}),
+        (["--frequency-penalty", "2"], {"frequency_penalty": 2.0}),
+        (
+            ["--frequency-penalty", "2", "--penalty-window", "3"],
+            {"frequency_penalty": 2.0, "penalty_window": 3},
+        ),
+        (["--no-repeat-ngram", "1"], {"no_repeat_ngram": 1}),
+    ],
+    ids=str,
+)
+def test_each_filter_reaches_the_text(
+    cli: Cli, model_folder: Path, options: list[str], sampling: dict[str, Any]
+) -> None:
+    folder = open_model(model_folder)
+    events = list(
+        generate(
+            open_engine(folder, engine="cpu"), folder.tokenizer, [[1, *folder.tokenizer.encode("강")]],
+            sampling=Sampling(temperature=1.5, **sampling), seed=1, max_new_tokens=40,
+        )
+    )  # fmt: skip
+    expected = "".join(event.text for event in events if isinstance(event, Token))
+    arguments = [
+        "generate",
+        "강",
+        "-m",
+        model_folder,
+        "-n",
+        40,
+        "-s",
+        1,
+        "-t",
+        1.5,
+        "--engine",
+        "cpu",
+        "-q",
+        "--no-echo",
+    ]
+    assert cli(*arguments, *options).out == expected + "\n" != cli(*arguments).out
+
+
+def test_the_least_length_reaches_the_text(cli: Cli, model_folder: Path) -> None:
+    arguments = [
+        "generate",
+        "강",
+        "-m",
+        model_folder,
+        "-n",
+        20,
+        "-s",
+        1,
+        "-q",
+        "--json",
+        "--logit-bias",
+        "강=0",
+    ]
+    lengths = [
+        {int(str(record["tokens"])) for record in cli(*arguments, "--num-samples", 60, *more).records}
+        for more in ([], ["--min-new-tokens", 20])
+    ]
+    assert min(lengths[0]) < 20 and lengths[1] == {20}
+
+
+def test_the_length_penalty_reaches_the_search(cli: Cli, model_folder: Path) -> None:
+    arguments = ["generate", "강", "-m", model_folder, "-n", 12, "-q", "--json", "--beams", 4]
+    long, short = (cli(*arguments, "--length-penalty", power).records[0]["score"] for power in (2.0, 0.0))
+    assert float(str(long)) > float(str(short))

@@ -261,6 +261,26 @@ def test_the_filters_run_in_the_stated_order(monkeypatch: pytest.MonkeyPatch) ->
     )  # fmt: skip
 
 
+def test_each_setting_reaches_its_filter() -> None:
+    logits, past = random_logits(3, 60), [5, 5, 7, 5, 7, 9]
+
+    def left(**settings_: Any) -> FloatArray:
+        sampling = Sampling(**settings_)
+        return sampler.reshaped(logits, sampling, sampling.history(past), None)
+
+    counts = {5: 3, 7: 2, 9: 1}
+    for found, expected in (
+        (left(presence_penalty=1.5), penalise_occurrence(logits, counts, 1.5, 0.0)),
+        (left(frequency_penalty=1.5), penalise_occurrence(logits, counts, 0.0, 1.5)),
+        (left(frequency_penalty=1.5, penalty_window=2), penalise_occurrence(logits, {7: 1, 9: 1}, 0.0, 1.5)),
+        (left(repetition_penalty=1.5), penalise_repetition(logits, counts, 1.5)),
+        (left(no_repeat_ngram=1), exclude(logits, [5, 7, 9])),
+        (left(logit_bias=(((8,), 2.0),)), add_bias(logits, past, (((8,), 2.0),))),
+    ):
+        np.testing.assert_array_equal(found, expected)
+        assert (found != logits).any()
+
+
 def test_top_p_looks_at_what_top_k_left() -> None:
     # of all five ids the first two hold 0.6 of the probability, of the first three they hold 0.75
     logits = logits_of(0.4, 0.2, 0.2, 0.1, 0.1)
