@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from gencli import storage
 from gencli.cli import prompt_rows as reading
 from gencli.cli.prompt_rows import PromptRow, prompt_rows
+from gencli.cli.rows_file import open_rows_file
 from gencli.decoding.many import batches_by_length, in_order, windows
 from tests.conftest import WORDS, Cli
 
@@ -149,6 +150,9 @@ def test_a_run_that_was_cut_off_goes_on(cli: Cli, model_folder: Path, source: Pa
     lines = whole.splitlines(keepends=True)
     for cut in (0, 3, len(lines[0]), len(lines[0]) + 1, len(b"".join(lines[:7])) + 20, len(whole) - 1):
         output.write_bytes(whole[:cut])
+        with open_rows_file(output):
+            assert output.read_bytes() == whole[: whole.rfind(b"\n", 0, cut) + 1]
+        output.write_bytes(whole[:cut])
         assert cli(*arguments).code == 0
         assert sorted(output.read_bytes().splitlines()) == sorted(lines[n].rstrip() for n in range(22))
         assert output.read_bytes().startswith(whole[:cut].rpartition(b"\n")[0])
@@ -230,8 +234,6 @@ def test_a_full_disk_is_told_and_the_rows_go_on_later(
 def test_two_processes_do_not_write_to_one_file(
     cli: Cli, model_folder: Path, source: Path, tmp_path: Path
 ) -> None:
-    from gencli.cli.rows_file import open_rows_file
-
     output = tmp_path / "rows.jsonl"
     with open_rows_file(output):
         outcome = cli(*options(model_folder, "-i", source, "-o", output))
