@@ -53,7 +53,7 @@ CHOICES = (
 )
 # Seconds of the reference machine for each megabyte, and what fineness of the vocabulary is best up to it
 FINENESS = ((42.0, 0.5), (math.inf, 2.0))
-PIECES_A_NUMBER = 24  # of a token's vector, at most: the head would take more time than the blocks
+PIECES_A_NUMBER = 16  # of a token's vector, at most: the head would take more time than the blocks
 
 LEARNING_RATE = 0.02
 MANY_EPOCHS = 60
