@@ -110,8 +110,7 @@ def _material(
         signals.check()
         world.check()
 
-    total = sum(path.stat().st_size for path in corpus.files)
-    with screen.counted("tokenising", total) as count, world.in_turn(signals.check):
+    with screen.counted("tokenising", corpus.nbytes) as count, world.in_turn(signals.check):
         world.await_file(tokenizer)
         material = prepare_text(
             settings, corpus, tokenizer, cache_folder(), runtime, say=screen.note, progress=count, check=check

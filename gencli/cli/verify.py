@@ -119,8 +119,9 @@ def _resumed(scratch: Path, step: int, screen: Screen, signals: Signals) -> Run:
 
     from gencli.cli.places import cache_folder, earlier_run
     from gencli.knobs import resolve
-    from gencli.model.folder import TRAINING
+    from gencli.model.folder import TOKENIZER, TRAINING
     from gencli.settings import FinetuneSettings, PretrainSettings
+    from gencli.text.corpus import open_corpus
     from gencli.training import checkpoint
     from gencli.training.assembly import Outside, runtime_for
     from gencli.training.finetuning import prepare_finetuning, prepare_pairs
@@ -132,8 +133,7 @@ def _resumed(scratch: Path, step: int, screen: Screen, signals: Signals) -> Run:
     outside = Outside(
         lambda line: None, signals.stop, lambda: time.monotonic() - began, None, current(), cache_folder()
     )
-    saved = checkpoint.opened(checkpoint.folder_of(scratch / TRAINING, step))
-    threads = saved.state.get("threads") if isinstance(saved, checkpoint.Checkpoint) else None
+    threads = checkpoint.state_in(checkpoint.folder_of(scratch / TRAINING, step)).get("threads")
     own = "model" if read_record(scratch / TRAINING).command == "pretrain" else "output"
     given: dict[str, object] = {own: scratch, "resume": True, **({"threads": threads} if threads else {})}
     earlier = earlier_run(own)(given)
@@ -142,14 +142,10 @@ def _resumed(scratch: Path, step: int, screen: Screen, signals: Signals) -> Run:
         return prepare_finetuning(
             finetuned, prepare_pairs(finetuned, outside.cache, say=outside.say), outside
         )
-    from gencli.model.folder import TOKENIZER
-    from gencli.text.corpus import open_corpus
-
     pretrained = resolve(PretrainSettings, given, earlier)
     corpus = open_corpus(pretrained.corpus, encoding=pretrained.encoding, text_field=pretrained.text_field)
     runtime = runtime_for(pretrained, outside.world)
-    total = sum(path.stat().st_size for path in corpus.files)
-    with screen.counted("tokenising", total) as count:
+    with screen.counted("tokenising", corpus.nbytes) as count:
         material = prepare_text(
             pretrained,
             corpus,

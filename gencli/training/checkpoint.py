@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -181,7 +182,7 @@ def opened(folder: Path, run_id: str | None = None) -> Checkpoint | str:
     if reason is not None:
         return reason
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state = state_in(folder)
         weights, optimizer = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
         step = int(state["run"]["step"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
@@ -190,6 +191,12 @@ def opened(folder: Path, run_id: str | None = None) -> Checkpoint | str:
         if not math.isfinite(float(tensor.sum())):
             return f"{name} holds numbers that are not finite"
     return Checkpoint(step, weights, optimizer, state)
+
+
+def state_in(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint remembers besides tensors. Raises OSError or ValueError if it can't be read."""
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return state
 
 
 def flaw(folder: Path, run_id: str | None = None, *, digests: bool = True) -> str | None:

@@ -79,7 +79,7 @@ def prepare_text(
             kind=settings.kind,
             character_coverage=settings.character_coverage,
             held_out=settings.validation,
-            pieces=pieces_for(time_of(settings), sum(file.stat().st_size for file in corpus.files), runtime),
+            pieces=pieces_for(time_of(settings), corpus.nbytes, runtime),
             cache=cache,
             check=check,
         )
