@@ -192,11 +192,14 @@ class Group(World):
             time.sleep(POLL_SECONDS)
 
     def leave(self) -> None:
-        """Take leave of the others, who are done too."""
+        """Take leave of the others, who are done too.
+
+        The store may end with the first process: none may still look into it when that one knows that all are done.
+        """
         import torch.distributed as dist
 
-        self.agree(None)
         self._stop_watching()
+        self.agree(None)
         dist.destroy_process_group()
 
     def _watch(self) -> None:
