@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gencli import settings as declared
+from gencli.cli.app import app
 from gencli.knobs import REQUIRED, Common, Knob, flag_of, knobs_of
 
 README = Path(__file__).parent.parent / "README.md"
@@ -12,12 +13,10 @@ BEGIN, END = "<!-- options -->", "<!-- /options -->"
 
 
 def commands() -> dict[str, type[Common]]:
-    """Return the settings class of each command."""
-    return {
-        name.removesuffix("Settings").lower(): value
-        for name, value in vars(declared).items()
-        if isinstance(value, type) and issubclass(value, Common) and name.endswith("Settings")
-    }
+    """Return the settings class of each command, in the order of the help."""
+    classes = {name.removesuffix("Settings").lower(): name for name in declared.__all__ if "Settings" in name}
+    listed = [str(command.name) for command in app.registered_commands]
+    return {command: getattr(declared, classes[command]) for command in sorted(classes, key=listed.index)}
 
 
 def options_table() -> str:

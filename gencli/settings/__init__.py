@@ -1,0 +1,38 @@
+"""Every knob of every command, once: its type, default, range and help.
+
+The options of the command line, the keys of a `--config` file, the settings kept with a model and the
+table in the README are all derived from these classes.
+"""
+
+from gencli.settings.common import MachineChoice, OneModel, Reading, TokenizerChoice
+from gencli.settings.decoding import EngineChoice, GenerateSettings, SamplingChoice
+from gencli.settings.tools import (
+    DecodeSettings,
+    DemoSettings,
+    EncodeSettings,
+    EvaluateSettings,
+    InspectSettings,
+    TokenizeSettings,
+    VerifySettings,
+)
+from gencli.settings.training import FinetuneSettings, PretrainSettings, Training
+
+__all__ = [
+    "DecodeSettings",
+    "DemoSettings",
+    "EncodeSettings",
+    "EngineChoice",
+    "EvaluateSettings",
+    "FinetuneSettings",
+    "GenerateSettings",
+    "InspectSettings",
+    "MachineChoice",
+    "OneModel",
+    "PretrainSettings",
+    "Reading",
+    "SamplingChoice",
+    "TokenizeSettings",
+    "TokenizerChoice",
+    "Training",
+    "VerifySettings",
+]
