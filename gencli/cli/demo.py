@@ -121,7 +121,7 @@ def answered(model: Path, tests: Iterable[Example]) -> list[tuple[Example, str]]
     """Return each untaught example with the model's own answer."""
     from gencli.cli.places import cache_folder
     from gencli.decoding.engines import open_engine
-    from gencli.evaluation import answers
+    from gencli.evaluation.pairs import answers
     from gencli.model.folder import open_model
     from gencli.text.pairs import Pair, Turn
 

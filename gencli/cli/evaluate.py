@@ -10,7 +10,8 @@ from gencli.errors import UsageError
 from gencli.settings import EvaluateSettings
 
 if TYPE_CHECKING:
-    from gencli.evaluation import PairsScore, TextScore
+    from gencli.evaluation.pairs import PairsScore
+    from gencli.evaluation.text import TextScore
 
 
 @command(
@@ -39,7 +40,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     for name in settings.files:
         if _as_pairs(settings, name):
             from gencli.decoding.torch_engine import TorchEngine
-            from gencli.evaluation import score_pairs
+            from gencli.evaluation.pairs import score_pairs
             from gencli.text.pairs import read_pairs
 
             file = read_pairs(
@@ -62,7 +63,7 @@ def evaluate(settings: EvaluateSettings) -> None:
                 )
             )
         else:
-            from gencli.evaluation import score_text
+            from gencli.evaluation.text import score_text
             from gencli.text.corpus import open_corpus
             from gencli.text.tokens import tokenize_corpus
 
@@ -80,7 +81,7 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 
 def _as_pairs(settings: EvaluateSettings, name: str) -> bool:
-    from gencli.evaluation import has_texts_only, looks_like_pairs
+    from gencli.evaluation.text import has_texts_only, looks_like_pairs
 
     if settings.pairs is not None:
         return settings.pairs
@@ -90,7 +91,7 @@ def _as_pairs(settings: EvaluateSettings, name: str) -> bool:
 
 
 def _show(scores: list[TextScore | PairsScore], screen: object) -> None:
-    from gencli.evaluation import PairsScore
+    from gencli.evaluation.pairs import PairsScore
     from gencli.ui import Screen
 
     assert isinstance(screen, Screen)
