@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from gencli import storage
 from gencli.errors import MachineError, ModelError, RunStateError
 from gencli.model.shape import Shape
+from gencli.model.task import Task, task_in
 from gencli.model.tensors import TensorFile, open_tensors
 from gencli.storage import (
     digest_of,
@@ -87,6 +88,11 @@ class ModelFolder:
     def is_chat(self) -> bool:
         """Tell whether the model was fine-tuned on turns, so that prompts are wrapped in theirs."""
         return self.lineage.get("kind") == "finetuned"
+
+    @property
+    def task(self) -> Task:
+        """Return what the model answers with: free text, or labels. Raises ModelError if that is garbled."""
+        return task_in(self.lineage, str(self.path / LINEAGE))
 
     def weights(self) -> Arrays:
         """Return all tensors by name, float32; vectors have one dimension. Raises ModelError if any is off."""

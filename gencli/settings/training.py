@@ -114,6 +114,10 @@ class FinetuneSettings(Training, OneModel):
         (), "Files of labelled pairs, or - for stdin.", argument=True, metavar="PAIRS"
     )
     output: Path = knob(REQUIRED, "Where the fine-tuned model goes.", "-o", metavar="DIR")
+    task: str = knob(
+        "auto", "What the completions are: free answers, or labels; by default told by the pairs.",
+        choices=("auto", "answer", "label"), panel=TEXT,
+    )  # fmt: skip
     prompt_key: str | None = knob(None, "Field or column of the prompt.", panel=TEXT, metavar="NAME")
     completion_key: str | None = knob(None, "Field or column of the answer.", panel=TEXT, metavar="NAME")
     encoding: str | None = knob(None, "Encoding of the pairs, if not UTF-8.", panel=TEXT)

@@ -9,6 +9,7 @@ from pathlib import Path
 from gencli.errors import PairsError, UsageError
 from gencli.model.folder import WEIGHTS, ModelFolder, open_model
 from gencli.model.gpt import GPT
+from gencli.model.task import Task, detected_task
 from gencli.settings import FinetuneSettings
 from gencli.storage import digest_of
 from gencli.text.examples import encode_pairs, split_by_prompt
@@ -21,6 +22,7 @@ from gencli.training.loop import Run
 DEFAULT_EPOCHS = 4.0
 DEFAULT_ROWS = 32
 ROWS_AT_ONCE = 64  # when scoring
+SHOWN_LABELS = 6
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Lessons:
     files: tuple[PairsFile, ...]
     train: tuple[Pair, ...]
     held_out: tuple[Pair, ...]
+    task: Task
 
 
 def prepare_pairs(settings: FinetuneSettings, cache: Path, *, say: Callable[[str], None]) -> Lessons:
@@ -53,11 +56,13 @@ def prepare_pairs(settings: FinetuneSettings, cache: Path, *, say: Callable[[str
         say(f"{file.path}: {len(file.pairs):,} pairs, {file.format}, {file.fields}")
         for note in file.notes:
             say(note)
+    task = detected_task(files, settings.task)
+    say(_told(task, asked=settings.task))
     pairs = [pair for file in files for pair in file.pairs]
     train, held_out = split_by_prompt(pairs, share=settings.validation, seed=settings.seed)
     if not train:
         raise PairsError("there is nothing to learn", hint="add pairs with other prompts")
-    return Lessons(base, files, tuple(train), tuple(held_out))
+    return Lessons(base, files, tuple(train), tuple(held_out), task)
 
 
 def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Outside) -> Run:
@@ -79,6 +84,7 @@ def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Ou
         command="finetune",
         digests={"pairs": _digest(lessons), "tokenizer": tokenizer.digest, "base model": parent},
         parent={"path": str(base.path), "weights": parent, "lineage": base.lineage},
+        extra={"task": lessons.task.record()},
     )
     return assemble(
         settings,
@@ -92,6 +98,15 @@ def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Ou
         lineage=lineage,
         outside=outside,
     )
+
+
+def _told(task: Task, *, asked: str) -> str:
+    """Return the task in words, with the way out where it was guessed."""
+    if not task.has_labels:
+        return "task: free answers"
+    some = ", ".join(task.labels[:SHOWN_LABELS]) + (", ..." if len(task.labels) > SHOWN_LABELS else "")
+    guessed = "; --task answer would take them for free answers" if asked == "auto" else ""
+    return f"task: {len(task.labels):,} labels ({some}){guessed}"
 
 
 def _digest(lessons: Lessons) -> str:
