@@ -31,11 +31,15 @@ def hugging_face_files(tokenizer: Tokenizer, *, chat: bool, context: int) -> dic
     return dict(zip(HUGGING_FACE_FILES, texts, strict=True))
 
 
-def chat_template() -> str:
-    """Return the Jinja template that renders a conversation as `gencli.text.chat.chat_ids` does."""
+def chat_template(*, marks_learned: bool = True) -> str:
+    """Return the Jinja template that renders a conversation as `gencli.text.chat.chat_ids` does.
+
+    With `marks_learned` it also tells transformers which part a model learns, by a tag that only they know.
+    """
+    answer = f"{{% generation %}}{_ANSWER}{{% endgeneration %}}" if marks_learned else _ANSWER
     branches = [
         f"{{%- {'if' if index == 0 else 'elif'} message['role'] == '{role}' -%}}{{{{ '{marker}' }}}}"
-        + (_LEARNED if role == "assistant" else "{{ message['content'] }}")
+        + (answer if role == "assistant" else "{{ message['content'] }}")
         for index, (role, marker) in enumerate(ROLE_MARKERS.items())
     ]
     refuse = "{%- else -%}{{ raise_exception('the role is none of: ' + '" + ", ".join(ROLE_MARKERS) + "') }}"
@@ -44,7 +48,7 @@ def chat_template() -> str:
     return "".join([start, *branches, refuse, "{%- endif -%}{%- endfor -%}", prompt])
 
 
-_LEARNED = "{% generation %}{{ message['content'] }}{{ '" + LAYOUT[EOS][0] + "' }}{% endgeneration %}"
+_ANSWER = "{{ message['content'] }}{{ '" + LAYOUT[EOS][0] + "' }}"
 
 
 def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
