@@ -121,7 +121,7 @@ def answered(model: Path, tests: Iterable[Example]) -> list[tuple[Example, str]]
     """Return each untaught example with the model's own answer."""
     from gencli.cli.places import cache_folder
     from gencli.decoding.engines import open_engine
-    from gencli.evaluation.pairs import answers
+    from gencli.evaluation.answers import answers
     from gencli.model.folder import open_model
     from gencli.text.pairs import Pair, Turn
 
@@ -132,7 +132,8 @@ def answered(model: Path, tests: Iterable[Example]) -> list[tuple[Example, str]]
     ]
     folder = open_model(model, cache_folder())
     engine = open_engine(folder, engine="torch")
-    return [(known[pair.prompt], text.strip()) for pair, text in answers(pairs, engine, folder.tokenizer)]
+    said = answers(pairs, engine, folder.tokenizer)
+    return [(known[answer.pair.prompt], answer.text.strip()) for answer in said]
 
 
 def shares(results: Iterable[tuple[Example, str]]) -> dict[str, float]:

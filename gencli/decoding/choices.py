@@ -6,16 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from gencli.decoding.decoder import log_softmax
-from gencli.decoding.sampler import check_finite
+from gencli.decoding.trie import Node, deepest, fitted, room_for, tree_of, walk
 from gencli.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gencli.decoding.decoder import Engine
+    from gencli.decoding.filters import FloatArray
     from gencli.text.tokenizer import Tokenizer
 
 
@@ -63,34 +62,24 @@ def score_choices(
 ) -> list[float]:
     """Return for each choice the sum of the log-probabilities of its ids after the prompt.
 
-    The prompt is read once for all choices; of one that leaves them no room the first token and the most
-    recent ones are read, and `cut` is told how many are not. Raises UsageError when a choice does not fit
-    into the context.
+    The prompt, and what choices begin with together, is read once for all; of a prompt that leaves them no
+    room the first token and the most recent ones are read, and `cut` is told how many are not. Raises
+    UsageError when a choice does not fit into the context.
     """
-    longest = max(len(choice) for choice in choices)
-    room = engine.context - longest
-    if room < 2:
-        raise UsageError(
-            f"a choice of {longest:,} tokens does not fit into the model's context of {engine.context:,}",
-            hint="give shorter choices",
-        )
-    ids = list(prompt) if len(prompt) <= room else [prompt[0], *prompt[-(room - 1) :]]
+    root = tree_of(choices)
+    ids = fitted(prompt, room_for(engine, deepest(root)))
     if cut is not None and len(ids) < len(prompt):
         cut(len(prompt) - len(ids))
-    logits = engine.start([ids], copies=len(choices), slots=len(ids) + longest)
     sums = [0.0] * len(choices)
-    numbers = list(range(len(choices)))  # which choice each row of the engine is
-    for place in range(longest):
-        check_finite(logits)
-        for row, number in enumerate(numbers):
-            sums[number] += float(log_softmax(logits[row])[choices[number][place]])
-        going_on = [row for row, number in enumerate(numbers) if len(choices[number]) > place + 1]
-        if not going_on:
-            break
-        if len(going_on) < len(numbers):
-            numbers = [numbers[row] for row in going_on]
-            engine.keep(going_on)
-        logits = engine.step(np.array([choices[number][place] for number in numbers], dtype=np.int64))
+
+    def visit(_: int, node: Node, logits: FloatArray) -> list[int]:
+        own = log_softmax(logits)
+        for identity, child in zip(node.ids, node.children, strict=True):
+            for number in child.below:
+                sums[number] += float(own[identity])
+        return [place for place, child in enumerate(node.children) if child.children]
+
+    walk(engine, root, [ids], visit)
     return sums
 
 

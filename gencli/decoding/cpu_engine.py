@@ -129,6 +129,7 @@ class CpuEngine:
         """
         places = self._rows[list(rows)].tolist()
         taken: set[int] = set()
+        self._make_room(len(places))
         free = iter(sorted(set(range(self._keys.shape[1])).difference(places)))
         for number, row in enumerate(rows):
             place, end = places[number], self.lengths[row]
@@ -139,6 +140,15 @@ class CpuEngine:
             taken.add(place)
         self._rows = np.array(places, dtype=np.int64)
         self.lengths = [self.lengths[row] for row in rows]
+
+    def _make_room(self, rows: int) -> None:
+        """Enlarge the cache if it holds fewer rows."""
+        missing = rows - self._keys.shape[1]
+        if missing > 0:
+            shape = self._keys.shape
+            more = np.zeros((shape[0], max(missing, shape[1]), *shape[2:]), dtype=np.float32)
+            self._keys = np.concatenate([self._keys, more], axis=1)
+            self._values = np.concatenate([self._values, more], axis=1)
 
     def _prefilled(self, prompt: IntArray, row: int) -> FloatArray:
         """Add a prompt to a row of the cache, block by block; return the logits [V] after it."""

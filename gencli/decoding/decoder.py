@@ -190,6 +190,8 @@ def _next(row: _Row, logits: FloatArray, rules: _Rules) -> Token:
     text, finish = _text_of(row, chosen, rules)
     if rules.logprobs is None:
         return Token(row.number, chosen, text, finish)
+    if rules.logprobs == 0:
+        return Token(row.number, chosen, text, finish, logprob_of(logits, chosen))
     own = log_softmax(logits)
     likeliest = np.argsort(-own, kind="stable")[: rules.logprobs]
     alternatives = tuple((int(identity), float(own[identity])) for identity in likeliest)
@@ -224,6 +226,13 @@ def log_softmax(logits: FloatArray) -> NDArray[np.float64]:
     """Return the natural logarithms of the probabilities that logits [V] stand for."""
     shifted = logits.astype(np.float64) - logits.max()
     return np.asarray(shifted - np.log(np.exp(shifted).sum()))
+
+
+def logprob_of(logits: FloatArray, identity: int) -> float:
+    """Return the natural logarithm of the probability of one id, from the logits [V] of all."""
+    most = logits.max()
+    total = np.exp(logits - most).sum(dtype=np.float64)
+    return float(np.float64(logits[identity]) - most - np.log(total))
 
 
 def recent(ids: Sequence[int], context: int) -> tuple[list[int], int]:

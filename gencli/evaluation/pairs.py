@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from gencli.decoding.decoder import Engine, Token, generate
-from gencli.decoding.prompts import turn_ids
-from gencli.decoding.sampler import Sampling
+from gencli.decoding.decoder import Engine
+from gencli.evaluation.answers import answers
 from gencli.model.folder import ModelFolder
 from gencli.model.gpt import GPT
 from gencli.model.scoring import score
 from gencli.text.examples import encode_pairs
-from gencli.text.pairs import Pair, PairsFile
-from gencli.text.tokenizer import Tokenizer
+from gencli.text.pairs import PairsFile
 from gencli.training.batches import pairs_in_order
 from gencli.training.held_out import token_bytes_of
 from gencli.training.runtime import Runtime
-
-ANSWERED_AT_ONCE = 64
-MOST_ANSWER_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -59,27 +54,10 @@ def score_pairs(
     result = score(model, batches, token_bytes=sizes, precision=runtime.precision)
     assert result is not None
     right = sum(
-        said.strip() == pair.completion.strip() for pair, said in answers(file.pairs, engine, tokenizer)
+        answer.text.strip() == answer.pair.completion.strip()
+        for answer in answers(file.pairs, engine, tokenizer)
     )
     return PairsScore(
         str(file.path), result.bits_per_byte, result.loss, result.tokens, round(result.nbytes),
         len(file.pairs), right / len(file.pairs),
     )  # fmt: skip
-
-
-def answers(pairs: Sequence[Pair], engine: Engine, tokenizer: Tokenizer) -> Iterator[tuple[Pair, str]]:
-    """Yield each pair with the model's own greedy answer to its prompt; prompts of like length go together."""
-    longest = max(len(tokenizer.encode(pair.completion)) for pair in pairs)
-    budget = min(MOST_ANSWER_TOKENS, 2 * longest + 8)
-    prompts = [turn_ids(tokenizer, pair.turns[:-1]) for pair in pairs]
-    order = sorted(range(len(pairs)), key=lambda number: len(prompts[number]))
-    for first in range(0, len(order), ANSWERED_AT_ONCE):
-        group = order[first : first + ANSWERED_AT_ONCE]
-        texts = [""] * len(group)
-        for event in generate(
-            engine, tokenizer, [prompts[number] for number in group],
-            sampling=Sampling(temperature=0.0), seed=0, max_new_tokens=budget,
-        ):  # fmt: skip
-            if isinstance(event, Token):
-                texts[event.row] += event.text
-        yield from ((pairs[number], text) for number, text in zip(group, texts, strict=True))

@@ -1,0 +1,181 @@
+"""Fits how sure a model may be on pairs that it never learned, and keeps that in its folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from gencli.decoding.decoder import Engine
+from gencli.decoding.engines import open_engine
+from gencli.decoding.labels import Classifier, all_logprobs
+from gencli.decoding.prompts import turn_ids
+from gencli.evaluation.answers import answers
+from gencli.evaluation.measures import Array, Numbers, calibration_error, token_f1
+from gencli.model.confidence import (
+    OFFSETS,
+    SLOPES,
+    TEMPERATURES,
+    AnswersFit,
+    Calibration,
+    LabelsFit,
+    shares,
+    sigmoid,
+    write_calibration,
+)
+from gencli.model.folder import WEIGHTS, ModelFolder
+from gencli.storage import digest_of
+from gencli.text.pairs import Pair
+
+FEWEST_PAIRS = 20
+MOST_LABELLED, MOST_ANSWERED = 4000, 400  # pairs that are looked at: more would hardly change the fit
+ROWS = 32
+HOTTEST_FLOOR = 2.0  # labels that reach so little probability that it would not matter up to this temperature
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def calibrate(
+    folder: ModelFolder,
+    pairs: Sequence[Pair],
+    *,
+    engine: Engine | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    check: Callable[[], None] = lambda: None,
+) -> Calibration | None:
+    """Fit the confidence of a fine-tuned model on `pairs` that it never learned, and keep it in its folder.
+
+    To be called once its final weights are published, with the held-out pairs of the run. A label task gets a
+    temperature, and each model a calibration of its free answers. `engine` runs the folder's weights; one is
+    opened if none is given. `say` is told the outcome in a line; `check` is called now and then and may raise.
+    Returns None, and keeps nothing, if there are fewer than 20 pairs. Raises MachineError when the disk refuses.
+    """
+    if len(pairs) < FEWEST_PAIRS:
+        say(f"no calibration: {len(pairs)} pairs are held out, and {FEWEST_PAIRS} are needed")
+        return None
+    engine = engine or open_engine(folder)
+    check()
+    labels = _labels_fit(folder, thinned(pairs, MOST_LABELLED), engine, check)
+    check()
+    fit = _answers_fit(folder, thinned(pairs, MOST_ANSWERED), engine, check)
+    found = Calibration(digest_of(folder.path / WEIGHTS), labels, fit)
+    write_calibration(folder.path, found)
+    say(told(found))
+    return found
+
+
+def told(calibration: Calibration) -> str:
+    """Return in a line what was fitted."""
+    parts = []
+    if fit := calibration.labels:
+        parts.append(
+            f"labels by temperature {fit.temperature:.2f}: error {fit.ece_before:.3f} → {fit.ece_after:.3f}"
+        )
+    if answer := calibration.answers:
+        parts.append(f"answers: error {answer.ece_before:.3f} → {answer.ece_after:.3f}")
+    count = max(fit.pairs for fit in (calibration.labels, calibration.answers) if fit)
+    return f"confidence calibrated on {count:,} held-out pairs; {'; '.join(parts)}"
+
+
+def thinned(pairs: Sequence[Pair], most: int) -> list[Pair]:
+    """Return at most so many pairs, evenly spread over all."""
+    count = min(most, len(pairs))
+    return [pairs[place * len(pairs) // count] for place in range(count)]
+
+
+def fit_temperature(logprobs: Array, truth: Numbers) -> float:
+    """Return the temperature at which the true labels [N] cost least, from log-probabilities [N, L].
+
+    Guo et al. 2017. A weak pull towards 1, as strong as a single pair, decides where few pairs can't.
+    """
+    rows = np.arange(len(truth))
+
+    def cost(log_temperature: float) -> float:
+        own = shares(logprobs, math.exp(log_temperature))[rows, truth]
+        return float(-np.log(np.maximum(own, 1e-300)).sum()) + log_temperature**2
+
+    return math.exp(_lowest(cost, *map(math.log, TEMPERATURES)))
+
+
+def fit_answers(means: Array, right: Array) -> tuple[float, float]:
+    """Return (slope, offset) of the logistic curve from mean log-probabilities [N] to how right answers are.
+
+    The curve of least cross-entropy; it never falls. Newton's method; the targets are drawn a little towards
+    a half, as in Platt 1999, so that the curve stays finite where all answers are right.
+    """
+    count = len(means)
+    targets = (right * count + 0.5) / (count + 1)
+    inputs = np.stack([means, np.ones(count)], axis=1)
+    curve = np.array([0.0, math.log(targets.mean() / (1 - targets.mean()))])
+    for _ in range(100):
+        expected = sigmoid(inputs @ curve)
+        gradient = inputs.T @ (expected - targets) + [1e-3 * curve[0], 0.0]
+        hessian = (inputs.T * (expected * (1 - expected))) @ inputs + np.diag([1e-3, 1e-9])
+        step = np.linalg.solve(hessian, gradient)
+        curve = curve - step / max(1.0, float(np.abs(step).max()) / 5)
+        if float(np.abs(step).max()) < 1e-9:
+            break
+    if curve[0] < 0:
+        curve = np.array([0.0, math.log(targets.mean() / (1 - targets.mean()))])
+    return float(np.clip(curve[0], *SLOPES)), float(np.clip(curve[1], *OFFSETS))
+
+
+def _labels_fit(
+    folder: ModelFolder, pairs: Sequence[Pair], engine: Engine, check: Callable[[], None]
+) -> LabelsFit | None:
+    """Return the temperature for a label task; pairs with labels of their own can't count."""
+    labels = {label: number for number, label in enumerate(folder.task.labels)}
+    known = [pair for pair in pairs if pair.completion in labels]
+    if len(known) < FEWEST_PAIRS:
+        return None
+    tokenizer = folder.tokenizer
+    classifier = Classifier(engine, tokenizer, tuple(labels), temperature=HOTTEST_FLOOR)
+    prompts = [turn_ids(tokenizer, pair.turns[:-1]) for pair in known]
+    logprobs = all_logprobs(classifier, prompts, rows=ROWS, check=check)
+    truth = np.array([labels[pair.completion] for pair in known])
+    temperature = fit_temperature(logprobs, truth)
+    return LabelsFit(
+        temperature, len(known), label_error(logprobs, truth, 1.0), label_error(logprobs, truth, temperature)
+    )
+
+
+def label_error(logprobs: Array, truth: Numbers, temperature: float) -> float:
+    """Return the calibration error of the likeliest labels at a temperature."""
+    likeliest = shares(logprobs, temperature).max(axis=1)
+    return calibration_error(likeliest, (logprobs.argmax(axis=1) == truth).astype(np.float64))
+
+
+def _answers_fit(
+    folder: ModelFolder, pairs: Sequence[Pair], engine: Engine, check: Callable[[], None]
+) -> AnswersFit:
+    means, right = [], []
+    for answer in answers(pairs, engine, folder.tokenizer):
+        check()
+        means.append(answer.mean_logprob)
+        right.append(token_f1(answer.text, answer.pair.completion))
+    return answers_fit(np.array(means), np.array(right))
+
+
+def answers_fit(means: Array, right: Array) -> AnswersFit:
+    """Return the fit with its errors on the same answers."""
+    slope, offset = fit_answers(means, right)
+    after = sigmoid(slope * means + offset)
+    return AnswersFit(
+        slope, offset, len(means), calibration_error(np.exp(means), right), calibration_error(after, right)
+    )
+
+
+def _lowest(cost: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a function with one valley is lowest, by golden sections."""
+    inner = [high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)]
+    costs = [cost(place) for place in inner]
+    while high - low > 1e-4:
+        if costs[0] < costs[1]:
+            high, inner, costs = inner[1], [0.0, inner[0]], [0.0, costs[0]]
+            inner[0] = high - _GOLDEN * (high - low)
+            costs[0] = cost(inner[0])
+        else:
+            low, inner, costs = inner[0], [inner[1], 0.0], [costs[1], 0.0]
+            inner[1] = low + _GOLDEN * (high - low)
+            costs[1] = cost(inner[1])
+    return (low + high) / 2

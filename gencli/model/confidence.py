@@ -1,0 +1,150 @@
+"""How sure a model may be: a few numbers fitted on pairs that it never learned, kept beside its weights.
+
+    calibration.json     format, the sha256 of the weights it was fitted for,
+                         labels: temperature; answers: slope and offset; each with its pairs and errors
+
+A label's probability is its share after all log-probabilities are divided by the temperature (Guo et al. 2017).
+An answer's confidence is 1 / (1 + exp(-(slope · x + offset))), where x is the mean log-probability of its
+tokens, its end among them (Platt 1999): the token F1 to expect of it, 1 being exactly right. Without a
+calibration it is exp(x), the length-normalised probability.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gencli.errors import ModelError
+from gencli.model.folder import WEIGHTS, read_json
+from gencli.storage import digest_of, replace_file
+
+CALIBRATION = "calibration.json"
+FORMAT = 1
+TEMPERATURES = (0.05, 20.0)  # least and most
+SLOPES, OFFSETS = (0.0, 100.0), (-100.0, 100.0)
+_MOST_PAIRS = 10**12
+
+
+@dataclass(frozen=True)
+class LabelsFit:
+    """The temperature of labels, and their calibration error (ECE) on the pairs of the fit, before and after."""
+
+    temperature: float
+    pairs: int
+    ece_before: float
+    ece_after: float
+
+
+@dataclass(frozen=True)
+class AnswersFit:
+    """How the probability of an answer becomes its confidence, with the errors before and after."""
+
+    slope: float
+    offset: float
+    pairs: int
+    ece_before: float
+    ece_after: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was fitted for the weights with this digest."""
+
+    weights: str = ""
+    labels: LabelsFit | None = None
+    answers: AnswersFit | None = None
+
+    @property
+    def temperature(self) -> float:
+        """Return the temperature of labels; 1 if none was fitted."""
+        return self.labels.temperature if self.labels else 1.0
+
+    def confidence(self, logprobs: Sequence[float]) -> float:
+        """Return the confidence in an answer whose tokens, end included, have these log-probabilities."""
+        mean = sum(logprobs) / max(1, len(logprobs))
+        if self.answers is None:
+            return math.exp(min(0.0, mean))
+        return float(sigmoid(np.array([self.answers.slope * mean + self.answers.offset]))[0])
+
+
+UNCALIBRATED = Calibration()
+
+
+def shares(logprobs: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Return probabilities [N, L] that add up to one from log-probabilities, divided by a temperature."""
+    scaled = logprobs / temperature
+    weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+
+def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1 / (1 + exp(-x)) without overflow."""
+    positive = 1 / (1 + np.exp(-np.abs(x)))
+    return np.asarray(np.where(x >= 0, positive, 1 - positive))
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Keep a calibration in a model folder. Raises MachineError when the disk refuses."""
+    about = {"format": FORMAT, **{name: value for name, value in asdict(calibration).items() if value}}
+    replace_file(path / CALIBRATION, json.dumps(about, indent=2) + "\n")
+
+
+def read_calibration(path: Path) -> tuple[Calibration, str]:
+    """Return the calibration in a model folder, and what a user should know about it, "" if nothing.
+
+    A folder without one, or with one that was fitted for other weights, is uncalibrated. Raises ModelError
+    for a file that holds anything else.
+    """
+    if not (path / CALIBRATION).exists():
+        return UNCALIBRATED, ""
+    found = _parsed(path / CALIBRATION)
+    if found.weights != digest_of(path / WEIGHTS):
+        return UNCALIBRATED, f"{CALIBRATION} was fitted for other weights than these, and is not used"
+    return found, ""
+
+
+def _parsed(path: Path) -> Calibration:
+    values = read_json(path)
+    if values.get("format") != FORMAT or not isinstance(values.get("weights"), str):
+        raise _damaged(path, f'no "weights" and "format": {FORMAT}')
+    labels, answers = _part(values, "labels", path), _part(values, "answers", path)
+    return Calibration(
+        str(values["weights"]),
+        LabelsFit(
+            _number(labels, "temperature", *TEMPERATURES, path), int(_number(labels, "pairs", 1, _MOST_PAIRS, path)),
+            _number(labels, "ece_before", 0, 1, path), _number(labels, "ece_after", 0, 1, path),
+        ) if labels else None,
+        AnswersFit(
+            _number(answers, "slope", *SLOPES, path), _number(answers, "offset", *OFFSETS, path),
+            int(_number(answers, "pairs", 1, _MOST_PAIRS, path)),
+            _number(answers, "ece_before", 0, 1, path), _number(answers, "ece_after", 0, 1, path),
+        ) if answers else None,
+    )  # fmt: skip
+
+
+def _part(values: dict[str, object], name: str, path: Path) -> dict[str, object]:
+    part = values.get(name, {})
+    if not isinstance(part, dict):
+        raise _damaged(path, f"{name!r} is no object")
+    return part
+
+
+def _number(part: dict[str, object], name: str, least: float, most: float, path: Path) -> float:
+    value = part.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise _damaged(path, f"{name!r} is not from {least:g} to {most:g}")
+    return float(value)
+
+
+def _damaged(path: Path, reason: str) -> ModelError:
+    return ModelError(
+        f"this is not a calibration: {reason}",
+        where=str(path),
+        hint="delete it, and fit a new one: gencli evaluate PAIRS -m MODEL --calibrate",
+    )
