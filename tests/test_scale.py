@@ -139,10 +139,10 @@ def test_the_shares_are_the_batch_and_all_meet_equally_often(rows: int, size: in
     shares = [portions(Batch(tokens, tokens + 1, rows * 3), rank, size, at_once) for rank in range(size)]
     assert len({len(share) for share in shares}) == 1
     parts = [part for share in shares for part in share]
-    learned = [part for part in parts if (part[1] != IGNORED).any()]
-    assert np.array_equal(np.concatenate([part[0] for part in learned]), tokens)
-    assert np.array_equal(np.concatenate([part[1] for part in learned]), tokens + 1)
-    assert all(len(part[0]) <= (at_once or rows) for part in parts)
+    learned = [part for part in parts if (part.targets != IGNORED).any()]
+    assert np.array_equal(np.concatenate([part.tokens for part in learned]), tokens)
+    assert np.array_equal(np.concatenate([part.targets for part in learned]), tokens + 1)
+    assert all(len(part.tokens) <= (at_once or rows) for part in parts)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gencli.errors import CorpusError, DivergedError, RunStateError
 from gencli.model.gpt import GPT
-from gencli.model.scoring import IGNORED, score, total_loss
+from gencli.model.scoring import IGNORED, Batch, score, total_loss
 from gencli.text.examples import Example
 from gencli.training import checkpoint
 from gencli.training.batches import PackedBatches, PairBatches, in_order, pairs_in_order
@@ -24,6 +24,7 @@ from gencli.training.events import Done, Evaluation, Event, Saved, Step, Stopped
 from gencli.training.held_out import HeldOut, token_bytes_of
 from gencli.training.loop import Habits, Length, Run, fit
 from gencli.training.metrics import ended_in_order, recorded
+from gencli.training.objective import Objective
 from gencli.training.optimizer import Optimizer, Rates, orthogonalised, rate_multiplier
 from gencli.training.runtime import choose_runtime
 from tests.conftest import random_model, same, tiny_shape
@@ -448,3 +449,55 @@ def test_what_a_dead_process_left_in_staging_is_swept(tmp_path: Path) -> None:
     saved_run(tmp_path)
     assert not stale.exists()
     shutil.rmtree(tmp_path)
+
+
+# What a step makes smaller
+
+
+class Shrinking(Objective):
+    """The mean square of the logits, weighted by row, and the rows themselves as a figure."""
+
+    figures = ("rows",)
+
+    def forward(
+        self, tokens: torch.Tensor, targets: torch.Tensor, **more: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        squares = self.model(tokens).square().mean((1, 2))
+        return (squares * more["share"]).sum(), torch.tensor([float(len(tokens))])
+
+    def weight(self, batch: Batch) -> float:
+        return float(len(batch.tokens))
+
+
+class Shared(PackedBatches):
+    """Rows that each count for something else, and a tensor to remember."""
+
+    def __init__(self) -> None:
+        super().__init__(IDS, [(0, 2000)], context=16, rows=4, seed=0)
+        self.asked = torch.zeros(1)
+
+    def batch(self, step: int) -> Batch:
+        self.asked.fill_(step)
+        return replace(super().batch(step), more={"share": np.arange(4, dtype=np.float32)})
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"batches.asked": self.asked}
+
+
+def test_another_objective_trains_in_the_same_loop(tmp_path: Path) -> None:
+    made = []
+    for place, at_once in (("whole", 0), ("parts", 1)):
+        run = make_run(tmp_path / place, steps=6, rows_at_once=at_once)
+        run.batches, run.objective = Shared(), Shrinking
+        with torch.no_grad():
+            run.model.lm_head.weight.normal_(generator=torch.Generator().manual_seed(1))
+        made.append([event for event in events_of(run) if isinstance(event, Step)])
+        assert made[-1][-1].loss < made[-1][0].loss
+        assert made[-1][0].record()["rows"] == made[-1][0].figures["rows"] == 1.0
+    assert [step.loss for step in made[0]] == pytest.approx([step.loss for step in made[1]], rel=1e-4)
+    again = make_run(tmp_path / "whole", steps=6)
+    again.batches = Shared()
+    saved, _ = checkpoint.newest(tmp_path / "whole")
+    assert saved is not None
+    again.resume(saved)
+    assert again.batches.asked.item() == 5

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,11 +20,15 @@ IGNORED = -100  # a target that is not learned and not scored
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids (B, T), for each the id that should follow or IGNORED, and how many are not padding."""
+    """Token ids (B, T), for each the id that should follow or IGNORED, and how many are not padding.
+
+    `more` is what else an objective needs to know of each row, by name.
+    """
 
     tokens: NDArray[np.int64]
     targets: NDArray[np.int64]
     size: int
+    more: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,16 @@ class Score:
     def loss(self) -> float:
         """Return nats per token."""
         return self.nats / max(1, self.tokens)
+
+    @property
+    def cost(self) -> float:
+        """Return by what models are compared, the smaller the better."""
+        return self.loss
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Return what else is told of it."""
+        return {}
 
     @property
     def bits_per_byte(self) -> float:

@@ -25,10 +25,11 @@ from gencli.text.tokenizer import Tokenizer
 from gencli.training import checkpoint
 from gencli.training.batches import Batches
 from gencli.training.events import Event
-from gencli.training.held_out import HeldOut
+from gencli.training.held_out import Judge
 from gencli.training.loop import Habits, Length, Run, RunState
 from gencli.training.metrics import NAME as METRICS
 from gencli.training.metrics import ended_in_order
+from gencli.training.objective import Objective
 from gencli.training.optimizer import Optimizer, Rates
 from gencli.training.run_record import RunRecord, check_alike, check_same, read_record
 from gencli.training.runtime import DTYPES, Runtime, choose_runtime
@@ -97,12 +98,14 @@ def assemble(
     model: GPT,
     tokenizer: Tokenizer,
     batches: Batches,
-    held_out: HeldOut | None,
+    held_out: Judge | None,
     runtime: Runtime,
     length: Length,
     lineage: Lineage,
     outside: Outside,
     plan: Event | None = None,
+    objective: Callable[[GPT], Objective] = Objective,
+    evaluate_start: bool = False,  # before the first step, so that nothing worse is ever published
 ) -> Run:
     """Return the run, at its beginning or, with `resume`, where its newest checkpoint left it.
 
@@ -136,16 +139,13 @@ def assemble(
         optimizer=_placed(settings, model, rates, runtime),
         runtime=runtime,
         length=length,
-        habits=Habits(
-            seed=settings.seed, warmup=settings.warmup, decay=settings.decay, clip=settings.clip,
-            rows_at_once=settings.rows_at_once, evaluations=settings.evaluations,
-            evaluate_every=settings.evaluate_every, save_every=settings.save_every,
-        ),
+        habits=_habits(settings),
         folder=training,
         name=str(folder),
         run_id=record.run_id,
         publish=lambda state: _publish(folder, model, tokenizer, record, lineage, state, world),
         held_out=held_out,
+        objective=objective,
         sample=(lambda: sample(model, tokenizer)) if sample is not None else None,
         stop=outside.stop,
         save_asked=outside.save_asked,
@@ -155,6 +155,7 @@ def assemble(
             "precision": runtime.precision_name,
             "torch": torch.__version__,
         },
+        state=RunState(evaluation_due=evaluate_start),
         world=world,
         plan=plan,
     )  # fmt: skip
@@ -162,6 +163,14 @@ def assemble(
         _resume(run, outside)
     run.begin = lambda: _begin(folder, settings, record, model.shape.parameters)
     return run
+
+
+def _habits(settings: Training) -> Habits:
+    return Habits(
+        seed=settings.seed, warmup=settings.warmup, decay=settings.decay, clip=settings.clip,
+        rows_at_once=settings.rows_at_once, evaluations=settings.evaluations,
+        evaluate_every=settings.evaluate_every, save_every=settings.save_every,
+    )  # fmt: skip
 
 
 def _placed(settings: Training, model: GPT, rates: Rates, runtime: Runtime) -> Optimizer:
@@ -267,6 +276,7 @@ def _publish(
             "train_loss": state.smooth_loss,
             "val_loss": state.best_loss,
             "val_bits_per_byte": state.best_bits_per_byte,
+            **state.best_figures,
         },
         **lineage.extra,
     }

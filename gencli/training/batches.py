@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gencli.errors import CorpusError
 from gencli.model.scoring import IGNORED, Batch
@@ -26,8 +27,17 @@ class Batches(Protocol):
     def batch(self, step: int) -> Batch:
         """Return the rows of optimizer step `step`, counted from 0."""
 
+    def state(self) -> dict[str, Tensor]:
+        """Return what the coming batches depend on besides seed and step; it is saved with a checkpoint."""
+        return {}
 
-class PackedBatches:
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `state` returned, from among a checkpoint's tensors."""
+        for name, own in self.state().items():
+            own.copy_(tensors[name])
+
+
+class PackedBatches(Batches):
     """Windows of `context` tokens cut from ranges of one long row of ids, in an order shuffled per epoch.
 
     Every epoch cuts at another offset, so that over many epochs a token is seen at every position.
@@ -80,7 +90,7 @@ class PackedBatches:
         return int(self._starts[part]) + order.below(self.context) + (window - first) * self.context
 
 
-class PairBatches:
+class PairBatches(Batches):
     """Whole examples, `rows` at a time, padded on the right; neighbours are of similar length.
 
     An epoch's shuffled examples are sorted by length within pools of `POOL` batches, then the batches are

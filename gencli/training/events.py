@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True)
@@ -11,7 +12,9 @@ class Event:
 
     def record(self) -> dict[str, object]:
         """Return the event as one JSON object whose first key names it."""
-        return {"event": type(self).__name__.lower(), **asdict(self)}
+        told = asdict(self)
+        figures = told.pop("figures", {})
+        return {"event": type(self).__name__.lower(), **told, **figures}
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,10 @@ class Start(Event):
 
 @dataclass(frozen=True)
 class Step(Event):
-    """One update of the weights. `loss` is nats per token of this step's batch, before the update."""
+    """One update of the weights. `loss` is what its objective says of this step's batch, before the update.
+
+    That is nats per token, unless it says otherwise; `figures` is what it tells beside it, by name.
+    """
 
     step: int
     progress: float
@@ -38,6 +44,7 @@ class Step(Event):
     tokens: int
     seconds: float
     tokens_per_second: float
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Evaluation(Event):
     val_bits_per_byte: float | None
     best: bool
     seconds: float
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,3 +97,4 @@ class Done(Event):
     val_bits_per_byte: float | None
     parameters: int
     model: str
+    figures: Mapping[str, float] = field(default_factory=dict)

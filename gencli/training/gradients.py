@@ -8,32 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gencli.model.gpt import GPT
-from gencli.model.scoring import IGNORED, Batch, total_loss
+from gencli.model.scoring import IGNORED, Batch
+from gencli.training.objective import Objective
 from gencli.training.runtime import Runtime
 from gencli.training.sharding import is_sharded
 from gencli.training.world import World
-
-Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
-
-
-class Objective(nn.Module):
-    """The loss as a module, so that what wraps it sees the whole backward pass."""
-
-    def __init__(self, model: GPT) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return total_loss(self.model, tokens, targets)
 
 
 class Gradients:
@@ -44,55 +31,61 @@ class Gradients:
     """
 
     def __init__(
-        self, model: GPT, runtime: Runtime, world: World, *, seed: int, rows_at_once: int, example: Batch
-    ) -> None:
+        self, model: GPT, runtime: Runtime, world: World, *, seed: int, rows_at_once: int, example: Batch,
+        objective: Callable[[GPT], Objective] = Objective,
+    ) -> None:  # fmt: skip
         self.model, self.runtime, self.world = model, runtime, world
         self.seed, self.rows_at_once = seed, rows_at_once
-        self._objective: nn.Module = Objective(model)
+        self._make = objective
+        self._plain = objective(model)
+        self._objective: nn.Module = self._plain
         if runtime.compiled:
             self._compile(portions(example, world.rank, world.size, rows_at_once)[0])
         if world.size > 1 and not is_sharded(model):
-            self._objective = self._parallel()
+            self._objective = self._parallel(example)
 
-    def backward(self, batch: Batch, step: int) -> float:
-        """Add the gradient of the batch's mean loss to the parameters; return that loss.
+    def backward(self, batch: Batch, step: int) -> tuple[float, dict[str, float]]:
+        """Add the gradient of the batch's mean loss to the parameters; return that loss and the mean figures.
 
         Dropout is a function of (seed, step, process).
         """
-        learned = int((batch.targets != IGNORED).sum())
+        weight = self._plain.weight(batch)
         parts = portions(batch, self.world.rank, self.world.size, self.rows_at_once)
-        nats = 0.0
+        sums = [0.0] * (1 + len(self._plain.figures))
         self.model.train()
         with torch.random.fork_rng(devices=[]):
             drawn = np.random.SeedSequence([self.seed, step, self.world.rank])
             torch.manual_seed(int(drawn.generate_state(1)[0]))
-            for number, (tokens, targets) in enumerate(parts, start=1):
+            for number, part in enumerate(parts, start=1):
                 with self._alone() if number < len(parts) else contextlib.nullcontext():
-                    loss = self._loss(tokens, targets)
-                    # What the processes find is averaged, and the mean over their targets is wanted.
-                    (loss * self.world.size / learned).backward()  # type: ignore[no-untyped-call]
-                nats += loss.item()
-        return self.world.total(nats)[0] / learned
+                    loss, figures = self._found(part)
+                    # What the processes find is averaged, and the mean over the whole batch is wanted.
+                    (loss * self.world.size / weight).backward()  # type: ignore[no-untyped-call]
+                sums = [
+                    total + found for total, found in zip(sums, (loss.item(), *figures.tolist()), strict=True)
+                ]
+        mean, *means = (total / weight for total in self.world.total(*sums))
+        return mean, dict(zip(self._plain.figures, means, strict=True))
 
-    def _loss(self, tokens: NDArray[np.int64], targets: NDArray[np.int64]) -> Tensor:
+    def _found(self, rows: Batch) -> tuple[Tensor, Tensor]:
         device = self.runtime.device
+        more = {name: torch.from_numpy(values).to(device) for name, values in rows.more.items()}
         with self.runtime.precision():
-            loss: Tensor = self._objective(
-                torch.from_numpy(tokens).to(device), torch.from_numpy(targets).to(device)
+            loss, figures = self._objective(
+                torch.from_numpy(rows.tokens).to(device), torch.from_numpy(rows.targets).to(device), **more
             )
-        return loss
+        return loss, figures
 
-    def _compile(self, rows: Rows) -> None:
+    def _compile(self, rows: Batch) -> None:
         """Compile forward and backward pass, and run both once without teaching anything."""
-        tokens, targets = rows
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own, about its own parts
                 self._objective.compile(dynamic=False)
-                self._loss(tokens, np.full_like(targets, IGNORED)).backward()  # type: ignore[no-untyped-call]
+                self._found(_nothing(rows, len(rows.tokens)))[0].backward()  # type: ignore[no-untyped-call]
         except Exception as error:  # whatever a compiler may raise: the run goes on without it
             torch.compiler.reset()
-            self._objective = Objective(self.model)
+            self._objective = self._plain = self._make(self.model)
             self.runtime = replace(self.runtime, compiled=False, trouble=_first_line(error))
         else:
             self.runtime.mark_compiled()
@@ -109,7 +102,7 @@ class Gradients:
         else:
             yield
 
-    def _parallel(self) -> nn.Module:
+    def _parallel(self, example: Batch) -> nn.Module:
         if self.runtime.device.type == "cuda":
             torch.cuda.set_device(self.runtime.device)
         wrapped = nn.parallel.DistributedDataParallel(
@@ -117,9 +110,9 @@ class Gradients:
         )
         # The first backward pass fixes the order in which gradients are added. One that teaches nothing, made
         # before any that counts, gives a resumed run the order of the run that went straight on.
-        nothing = torch.zeros(1, 2, dtype=torch.int64, device=self.runtime.device)
+        self._objective = wrapped
         for _ in range(2):
-            wrapped(nothing, nothing + IGNORED).backward()
+            self._found(_nothing(example, 1))[0].backward()  # type: ignore[no-untyped-call]
         for parameter in self.model.parameters():
             parameter.grad = None
         return wrapped
@@ -129,7 +122,19 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def portions(batch: Batch, rank: int, size: int, rows_at_once: int) -> list[Rows]:
+def _rows(batch: Batch, start: int, end: int) -> Batch:
+    """Return some rows of a batch."""
+    more = {name: values[start:end] for name, values in batch.more.items()}
+    return Batch(batch.tokens[start:end], batch.targets[start:end], batch.size, more)
+
+
+def _nothing(batch: Batch, rows: int) -> Batch:
+    """Return the first rows of a batch without anything to learn in them."""
+    part = _rows(batch, 0, rows)
+    return replace(part, targets=np.full_like(part.targets, IGNORED))
+
+
+def portions(batch: Batch, rank: int, size: int, rows_at_once: int) -> list[Batch]:
     """Return a process's rows of a batch in parts of at most `rows_at_once` (0: all).
 
     The processes' rows follow each other and together are the batch. Each process gets the same number of
@@ -143,7 +148,7 @@ def portions(batch: Batch, rank: int, size: int, rows_at_once: int) -> list[Rows
     for start in range(first, first + most, rows):
         end = min(start + rows, last)
         if start < end:
-            parts.append((batch.tokens[start:end], batch.targets[start:end]))
+            parts.append(_rows(batch, start, end))
         else:
-            parts.append((batch.tokens[:1], np.full_like(batch.targets[:1], IGNORED)))
+            parts.append(_nothing(batch, 1))
     return parts

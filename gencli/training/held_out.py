@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,41 @@ from gencli.model.gpt import GPT
 from gencli.model.scoring import IGNORED, Batch, Score, score
 from gencli.training.runtime import Runtime
 from gencli.training.world import World
+
+
+class Verdict(Protocol):
+    """What came of judging a model. Of two models the one with the smaller `cost` is better."""
+
+    @property
+    def cost(self) -> float: ...
+
+    @property
+    def loss(self) -> float | None: ...
+
+    @property
+    def bits_per_byte(self) -> float | None: ...
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Return what else is told, by name."""
+
+
+class Judge(Protocol):
+    """Tells how good a model is on what it never learns from."""
+
+    @property
+    def tokens(self) -> int:
+        """Return about how many tokens a model reads for one verdict."""
+
+    def score(
+        self,
+        model: GPT,
+        runtime: Runtime,
+        *,
+        world: World | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> Verdict | None:
+        """Return the verdict, in every process the same, or None if it was `interrupted`."""
 
 
 @dataclass(frozen=True)

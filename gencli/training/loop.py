@@ -22,7 +22,8 @@ from gencli.training import checkpoint
 from gencli.training.batches import Batches
 from gencli.training.events import Done, Evaluation, Event, Sample, Saved, Start, Step, Stopped
 from gencli.training.gradients import Gradients
-from gencli.training.held_out import HeldOut
+from gencli.training.held_out import Judge
+from gencli.training.objective import Objective
 from gencli.training.optimizer import Optimizer, rate_multiplier
 from gencli.training.runtime import Runtime, undisturbed
 from gencli.training.sharding import load_weights, whole
@@ -85,6 +86,8 @@ class RunState:
     best_step: int = -1
     best_loss: float | None = None
     best_bits_per_byte: float | None = None
+    best_cost: float | None = None
+    best_figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -106,7 +109,8 @@ class Run:
     name: str
     publish: Callable[[RunState], None]
     run_id: str = ""
-    held_out: HeldOut | None = None
+    held_out: Judge | None = None
+    objective: Callable[[GPT], Objective] = Objective
     sample: Callable[[], tuple[str, str]] | None = None
     stop: Callable[[], int | None] = lambda: None
     save_asked: Callable[[], bool] = lambda: False
@@ -133,16 +137,19 @@ class Run:
                 "the checkpoint is of a model of another shape", where=str(self.folder)
             ) from error
         self.optimizer.load_state(saved.optimizer)
+        self.batches.load_state(saved.optimizer)
         known = RunState.__dataclass_fields__
         run = saved.state["run"]
         assert isinstance(run, dict)
         self.state = RunState(**{key: value for key, value in run.items() if key in known})
+        if self.state.best_cost is None:
+            self.state.best_cost = self.state.best_loss
 
     def save(self) -> Saved:
         """Write a checkpoint of this moment. Every process must call it, and the first one writes."""
         leads = self.world.leads
         weights = whole(dict(self.model.named_parameters()), keep=leads)
-        optimizer = whole(self.optimizer.state(), keep=leads)
+        optimizer = {**whole(self.optimizer.state(), keep=leads), **self.batches.state()}
         if leads:
             self.state.seconds = self.clock()
             _check_finite(self, *(float(t.detach().sum()) for t in (*weights.values(), *optimizer.values())))
@@ -174,7 +181,7 @@ def _fit(run: Run) -> Iterator[Event]:
         sweep_staging(run.folder)
     gradients = Gradients(
         run.model, run.runtime, run.world, seed=habits.seed, rows_at_once=habits.rows_at_once,
-        example=run.batches.batch(state.step),
+        example=run.batches.batch(state.step), objective=run.objective,
     )  # fmt: skip
     run.runtime = gradients.runtime
     yield _start(run)
@@ -254,7 +261,7 @@ def _update(run: Run, gradients: Gradients, progress: float) -> Step:
     """Make one step of the optimizer on the batch of this step."""
     state, habits, began = run.state, run.habits, time.monotonic()
     batch = run.batches.batch(state.step)
-    loss = gradients.backward(batch, state.step)
+    loss, figures = gradients.backward(batch, state.step)
     norm = run.optimizer.clip(habits.clip)
     _check_finite(run, loss, norm)
     steps = run.length.steps
@@ -269,7 +276,7 @@ def _update(run: Run, gradients: Gradients, progress: float) -> Step:
     _, (elapsed,) = run.agree(time.monotonic() - began)
     return Step(
         state.step, min(1.0, progress), loss, state.smooth_loss, rate, norm, state.tokens, run.now,
-        batch.size / elapsed,
+        batch.size / elapsed, figures,
     )  # fmt: skip
 
 
@@ -295,18 +302,20 @@ def _evaluated(run: Run) -> Evaluation | None:
         )
         if result is None:
             return None
-        _check_finite(run, result.loss)
+        _check_finite(run, result.cost)
     state.judged_step = state.step
-    best = result is None or state.best_loss is None or result.loss < state.best_loss
+    best = result is None or state.best_cost is None or result.cost < state.best_cost
     if best:
         state.best_step = state.step
         if result is not None:
+            state.best_cost, state.best_figures = result.cost, dict(result.figures)
             state.best_loss, state.best_bits_per_byte = result.loss, result.bits_per_byte
         state.seconds = run.now
         run.publish(state)
-    loss, bits = (result.loss, result.bits_per_byte) if result is not None else (None, None)
     _, (elapsed,) = run.agree(time.monotonic() - began)
-    return Evaluation(state.step, loss, bits, best, elapsed)
+    if result is None:
+        return Evaluation(state.step, None, None, best, elapsed)
+    return Evaluation(state.step, result.loss, result.bits_per_byte, best, elapsed, result.figures)
 
 
 def _done(run: Run) -> Done:
@@ -322,4 +331,5 @@ def _done(run: Run) -> Done:
         val_bits_per_byte=state.best_bits_per_byte,
         parameters=sum(p.numel() for p in run.model.parameters()),
         model=run.name,
+        figures=state.best_figures,
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gencli.errors import DivergedError
+from gencli.model.scoring import Batch
 from gencli.text import tokens
 from gencli.training import pretraining
 from gencli.training.gradients import Gradients
@@ -119,13 +120,13 @@ def _lose(call: int) -> None:
     """Let the loss of that call be NaN."""
     real, calls = Gradients.backward, 0
 
-    def backward(self: Gradients, *arguments: object) -> float:
+    def backward(self: Gradients, batch: Batch, step: int) -> tuple[float, dict[str, float]]:
         nonlocal calls
         calls += 1
-        loss: float = real(self, *arguments)  # type: ignore[arg-type]
-        return math.nan if calls == call else loss
+        loss, figures = real(self, batch, step)
+        return math.nan if calls == call else loss, figures
 
-    Gradients.backward = backward  # type: ignore[method-assign,assignment]
+    Gradients.backward = backward  # type: ignore[method-assign]
 
 
 def impatience(root: Path, *, trials: int) -> Figure:
