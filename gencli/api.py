@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gencli.decoding import decoder
+from gencli.decoding.decoder import Token
 from gencli.decoding.engines import open_engine
 from gencli.decoding.prompts import prompt_ids
-from gencli.decoding.sampler import Sampling
+from gencli.decoding.writing import write_texts
+from gencli.knobs import knobs_of, settings_of
 from gencli.model import folder
+from gencli.settings import WritingChoice
 
 if TYPE_CHECKING:
     from gencli.decoding.decoder import Engine
@@ -25,45 +27,41 @@ class Model:
     engine: Engine
 
 
-def open_model(path: str | Path, *, engine: str = "auto", device: str = "auto") -> Model:
+def open_model(
+    path: str | Path, *, engine: str = "auto", device: str = "auto", precision: str = "auto"
+) -> Model:
     """Open a model folder. Raises ModelError saying what is wrong with it."""
     opened = folder.open_model(Path(path))
-    return Model(opened, open_engine(opened, engine=engine, device=device))
+    return Model(opened, open_engine(opened, engine=engine, device=device, precision=precision))
 
 
-def generate(
-    model: Model,
-    prompt: str = "",
-    *,
-    max_new_tokens: int = 200,
-    temperature: float = 0.8,
-    top_k: int = 50,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    seed: int = 0,
-    stop: Sequence[str] = (),
-    raw: bool = False,
-) -> str:
+def generate(model: Model, prompt: str = "", *, raw: bool = False, **options: object) -> str:
     """Return the text that a model writes: the prompt continued, or, if it was fine-tuned, its answer.
 
-    `raw` gives a fine-tuned model the prompt without its turns. Raises UsageError for a value out of range.
+    `raw` gives a fine-tuned model the prompt without its turns. The options are those of the command
+    `gencli generate`, with its defaults; the same seed gives the same text, and without one it is 0. Raises
+    UsageError for an option that there isn't and for a value that it can't have.
     """
+    settings = settings_of(WritingChoice, options)
     chat = model.folder.is_chat and not raw
-    events = decoder.generate(
-        model.engine,
-        model.folder.tokenizer,
-        [prompt_ids(model.folder.tokenizer, prompt, chat=chat)],
-        sampling=Sampling(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-        ),
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        stop=stop,
-    )
-    text = "".join(event.text for event in events if isinstance(event, decoder.Token))
+    tokenizer = model.folder.tokenizer
+    prompts = [prompt_ids(tokenizer, prompt, chat=chat)]
+    events = write_texts(model.engine, tokenizer, prompts, settings, seed=settings.seed or 0)
+    text = "".join(event.text for event in events if isinstance(event, Token))
     return text if chat else prompt + text
+
+
+def _signature() -> inspect.Signature:
+    """Return the signature of `generate` with each of its options."""
+    plain = inspect.signature(generate)
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind.__name__)
+        for name, (kind, _, default) in knobs_of(WritingChoice).items()
+    ]
+    return plain.replace(parameters=[*list(plain.parameters.values())[:-1], *options])
+
+
+generate.__signature__ = _signature()  # type: ignore[attr-defined]
+generate.__doc__ = f"{inspect.cleandoc(generate.__doc__ or '')}\n\n" + "\n".join(
+    f"{name}: {knob.help}" for name, (_, knob, _) in knobs_of(WritingChoice).items()
+)

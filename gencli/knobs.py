@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import numbers
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -58,14 +59,15 @@ class Common:
 
 
 Settings = TypeVar("Settings", bound=Common)
+Chosen = TypeVar("Chosen")
 
 
-def knobs_of(settings: type[Common]) -> dict[str, tuple[type, Knob, object]]:
+def knobs_of(settings: type[object]) -> dict[str, tuple[type, Knob, object]]:
     """Return each knob's base type, its description, and its default (REQUIRED if required)."""
     hints = get_type_hints(settings)
     return {
         f.name: (base_type(hints[f.name]), f.metadata["knob"], f.default)
-        for f in dataclasses.fields(settings)
+        for f in dataclasses.fields(settings)  # type: ignore[arg-type]
     }
 
 
@@ -106,6 +108,39 @@ def resolve(
             f"{short}{flag_of(missing[0])} is needed: {description.help[0].lower()}{description.help[1:]}"
         )
     return settings(**values)  # type: ignore[arg-type]
+
+
+def settings_of(settings: type[Chosen], given: Mapping[str, object]) -> Chosen:
+    """Return the settings that a Python program gives by name. A mapping stands for a list of NAME=VALUE.
+
+    Raises UsageError for a name that there isn't and a value of another type or out of range.
+    """
+    known = knobs_of(settings)
+    values: dict[str, object] = {}
+    for name, value in given.items():
+        if name not in known:
+            raise UsageError(f"there is no option {name!r}{nearest(name, list(known))}")
+        kind, description, default = known[name]
+        values[name] = default if value is None else _converted(name, value, kind)
+        _check(f"option: {name}", values[name], kind, description)
+    return settings(**values)
+
+
+def _converted(name: str, value: object, kind: type) -> object:
+    """Return a value of Python in the type of its knob. Raises UsageError if it can't be meant."""
+    if kind is tuple and isinstance(value, Mapping):
+        return tuple(f"{key}={number}" for key, number in value.items())
+    if kind is tuple and isinstance(value, str):
+        return (value,)
+    numeric = {int: numbers.Integral, float: numbers.Real, tuple: Iterable}.get(kind, kind)
+    parts = tuple(value) if kind is tuple and isinstance(value, Iterable) else ()
+    if (
+        not isinstance(value, numeric)
+        or isinstance(value, bool)
+        or not all(isinstance(p, str) for p in parts)
+    ):
+        raise UsageError(f"{name} should be {_type_word(kind)}, not {value!r}")
+    return parts if kind is tuple else kind(value)
 
 
 def seconds_of(text: str) -> float:

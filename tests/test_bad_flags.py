@@ -96,7 +96,7 @@ PROMPTS = [
         "강 산 바다 ".encode() * 65_000,
         PROMPTED.replace(" -q", ""),
         0,
-        "tokens are forgotten",
+        "are forgotten",
     ),
     row("X05-nul", b"a\0b", PROMPTED, 0),
     row("X05-escape", b"a\x1bb", PROMPTED, 0),

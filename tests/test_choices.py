@@ -85,6 +85,10 @@ class Counting:
         self.stepped += len(tokens)
         return self.engine.step(tokens)
 
+    def extend(self, tokens: Sequence[int], *, after: int) -> NDArray[np.float32]:
+        self.read += len(tokens)
+        return self.engine.extend(tokens, after=after)
+
     def keep(self, rows: Sequence[int]) -> None:
         self.engine.keep(rows)
 
@@ -104,6 +108,12 @@ def test_a_prompt_without_room_keeps_its_end(engine: Engine) -> None:
     assert found == pytest.approx(score_choices(engine, [1, *prompt[-61:]], [[300, 301], [302]]), abs=1e-3)
     with pytest.raises(UsageError, match="does not fit"):
         score_choices(engine, prompt, [[300] * 63, [302]])
+    found = score_choices(engine, prompt, [[300, 301]], keep=20)
+    assert found == pytest.approx(
+        score_choices(engine, [*prompt[:20], *prompt[-42:]], [[300, 301]]), abs=1e-3
+    )
+    with pytest.raises(UsageError, match="--keep 62 leaves no room"):
+        score_choices(engine, prompt, [[300, 301]], keep=62)
 
 
 def test_choices_are_split_at_commas() -> None:

@@ -59,6 +59,9 @@ class Scripted:
     def step(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._logits()
 
+    def extend(self, tokens: Sequence[int], *, after: int) -> NDArray[np.float32]:
+        return self._logits()
+
     def keep(self, rows: Sequence[int]) -> None:
         self.rows = len(rows)
 
@@ -174,6 +177,53 @@ def test_text_beyond_the_context_slides_on(tokenizer: Tokenizer, engine: Engine)
     long = [1, *range(300, 390)]
     events = list(generate(engine, tokenizer, [long], sampling=GREEDY, seed=0, max_new_tokens=3))
     assert events[0] == Slide(0, len(long) - 33)
+
+
+def test_the_first_tokens_are_kept_as_many_as_asked(tokenizer: Tokenizer, engine: Engine) -> None:
+    """After each slide the text is what a new run writes after the kept tokens and the recent half."""
+    endless, prompt, keep = _without_end(tokenizer), [1, *range(300, 320)], 17
+    endless.piece_bytes = _free(tokenizer).piece_bytes  # any id may come at any time
+
+    def written(ids: list[int], tokens: int, kept: int) -> list[Token | Slide]:
+        return list(
+            generate(engine, endless, [ids], sampling=GREEDY, seed=0, max_new_tokens=tokens, keep=kept)
+        )
+
+    events = written(prompt, 90, keep)
+    ids = list(prompt)
+    for place, event in enumerate(events):
+        if isinstance(event, Slide):
+            rest = [later for later in events[place:] if isinstance(later, Token)]
+            assert event.dropped == len(ids) - keep - engine.context // 2
+            ids = ids[:keep] + ids[-(engine.context // 2) :]
+            assert [one.id for one in written(ids, 9, keep) if isinstance(one, Token)] == [
+                one.id for one in rest[:9]
+            ]
+        else:
+            ids.append(event.id)
+    assert len([event for event in events if isinstance(event, Slide)]) > 1
+    assert written(prompt, 60, 0)[60 - 20 :] != written(prompt, 60, 1)[60 - 20 :]
+    assert written(prompt, 2, 31)
+    with pytest.raises(UsageError, match="--keep 32 leaves no room in a context of 64"):
+        written(prompt, 2, 32)
+
+
+def test_a_row_that_is_extended_is_one_that_was_read_whole(engine: Engine) -> None:
+    ids = [1, *range(300, 360)]
+    whole = engine.start([ids], slots=64)
+    for first, after, more in (
+        (ids, 40, ids[40:]),
+        ([*ids[:30], 5, 6, 7], 30, ids[30:]),
+        (ids, 60, ids[60:]),
+    ):
+        engine.start([first], slots=64)
+        np.testing.assert_allclose(engine.extend(more, after=after), whole, rtol=1e-4, atol=1e-4)
+    engine.start([ids[:20]], slots=64)
+    for one in (5, 6):
+        engine.step(np.array([one]))
+    engine.extend(ids[20:30], after=20)
+    stepped = engine.step(np.array([ids[30]]))
+    np.testing.assert_allclose(stepped, engine.start([ids[:31]], slots=64), rtol=1e-4, atol=1e-4)
 
 
 class _Endless(_Free):

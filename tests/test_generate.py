@@ -121,3 +121,15 @@ def test_the_length_penalty_reaches_the_search(cli: Cli, model_folder: Path) -> 
     arguments = ["generate", "강", "-m", model_folder, "-n", 12, "-q", "--json", "--beams", 4]
     long, short = (cli(*arguments, "--length-penalty", power).records[0]["score"] for power in (2.0, 0.0))
     assert float(str(long)) > float(str(short))
+
+
+def test_the_first_tokens_are_kept_beyond_the_context(cli: Cli, model_folder: Path) -> None:
+    arguments = ["generate", "강", "-m", model_folder, "-n", 150, "-s", 1, "--min-new-tokens", 150]
+    one, ten = (cli(*arguments, "--keep", keep) for keep in (1, 10))
+    assert one.out != ten.out
+    assert "32 tokens after its first are forgotten" in one.err
+    assert "23 tokens after its first 10 are forgotten" in ten.err
+    assert "tokens from its beginning are forgotten" in cli(*arguments, "--keep", 0).err
+    for more in ([], ["--beams", 2], ["--choices", "a,b"]):
+        refused = cli(*arguments, *more, "--keep", 64)
+        assert refused.code == 2 and refused.out == "" and "--keep 64 leaves no room" in refused.err

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gencli.cli.sampling import sampling_of
+from gencli.decoding.writing import sampling_of, write_texts
 
 if TYPE_CHECKING:
     from gencli.decoding.beams import Found
@@ -39,21 +39,16 @@ class Writer:
         self, prompts: Sequence[Sequence[int]], numbers: Sequence[int] | None = None
     ) -> Iterator[Token]:
         """Yield the tokens of all samples of all prompts; say once that a text outgrew the context."""
-        from gencli.decoding.decoder import Slide, generate
+        from gencli.decoding.decoder import Slide
 
-        settings = self.settings
-        for event in generate(
+        for event in write_texts(
             self.engine,
             self.tokenizer,
             prompts,
-            sampling=sampling_of(settings, self.tokenizer),
+            self.settings,
             seed=self.seed,
-            max_new_tokens=settings.max_new_tokens,
-            min_new_tokens=settings.min_new_tokens,
-            copies=settings.num_samples,
-            stop=[text for text in settings.stop if text],
-            bans=settings.ban,
-            logprobs=settings.logprobs,
+            copies=self.settings.num_samples,
+            logprobs=self.settings.logprobs,
             numbers=numbers,
         ):
             if not isinstance(event, Slide):
@@ -61,7 +56,8 @@ class Writer:
             elif not self.told:
                 self.told = True
                 self.screen.note(
-                    f"the text outgrew the context: from here on the oldest {event.dropped:,} tokens are forgotten"
+                    f"the text outgrew the context: from here on {event.dropped:,} tokens "
+                    f"{after_kept(self.settings.keep)} are forgotten"
                 )
 
     def ranked(self, prompt: Sequence[int]) -> list[Choice]:
@@ -69,7 +65,10 @@ class Writer:
         from gencli.decoding.choices import rank_choices, split_choices
 
         texts = split_choices(self.settings.choices or "", strip=self.chat)
-        return rank_choices(self.engine, self.tokenizer, prompt, texts, ends=self.chat, cut=self.tell_cut)
+        return rank_choices(
+            self.engine, self.tokenizer, prompt, texts,
+            ends=self.chat, keep=self.settings.keep, cut=self.tell_cut,
+        )  # fmt: skip
 
     def searched(self, prompt: Sequence[int]) -> Found:
         """Return what a search with beams finds."""
@@ -87,6 +86,7 @@ class Writer:
             length_penalty=settings.length_penalty,
             stop=[text for text in settings.stop if text],
             bans=settings.ban,
+            keep=settings.keep,
             cut=self.tell_cut,
         )
 
@@ -95,8 +95,16 @@ class Writer:
         if not self.told:
             self.told = True
             self.screen.note(
-                f"the prompt is too long for the context: {dropped:,} tokens after its first are not read"
+                f"the prompt is too long for the context: {dropped:,} tokens "
+                f"{after_kept(self.settings.keep)} are not read"
             )
+
+
+def after_kept(keep: int) -> str:
+    """Say where the tokens stood that go when a text is too long."""
+    return (
+        "from its beginning" if keep == 0 else f"after its first {keep:,}" if keep > 1 else "after its first"
+    )
 
 
 def found_record(found: Found) -> dict[str, object]:

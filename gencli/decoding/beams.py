@@ -72,6 +72,7 @@ def search(
     length_penalty: float = 1.0,
     stop: Sequence[str] = (),
     bans: Sequence[str] = (),
+    keep: int = 1,
     cut: Callable[[int], None] | None = None,
 ) -> Found:
     """Return the best of `beams` texts, by the sum of log-probabilities / tokens ** `length_penalty`.
@@ -80,10 +81,10 @@ def search(
     `beams` that end are set aside, the likeliest of the others go on. The search ends when as many texts are
     set aside, and none that goes on scores better than the worst of them. The filters from the penalties to
     the bans apply, to log-probabilities; the others and the temperature do not. Wu et al. 2016 (length
-    normalisation). A text ends where the context is full; of a prompt that fills it `cut` is told how many
-    tokens are not read.
+    normalisation). A text ends where the context is full; of a prompt that fills it the first `keep` tokens
+    and the most recent half are read, and `cut` is told how many are not.
     """
-    ids, dropped = recent(prompt, engine.context)
+    ids, dropped = recent(prompt, engine.context, keep)
     if dropped and cut is not None:
         cut(dropped)
     budget = min(max_new_tokens, engine.context - len(ids))

@@ -34,6 +34,7 @@ def rank_choices(
     texts: Sequence[str],
     *,
     ends: bool,
+    keep: int = 1,
     cut: Callable[[int], None] | None = None,
 ) -> list[Choice]:
     """Return the choices after the ids of a prompt, the likeliest first; equals stay in their order.
@@ -41,10 +42,10 @@ def rank_choices(
     A choice's logprob is the sum of the log-probabilities of its tokens, under the model's own distribution,
     before any filter; where `ends`, as after a question to a fine-tuned model, that of the end of text is
     one of them, so that no choice wins by being the beginning of a longer answer. The probabilities are
-    those sums, exponentiated, and divided by their total. Errors and `cut` as in `score_choices`.
+    those sums, exponentiated, and divided by their total. Errors, `keep` and `cut` as in `score_choices`.
     """
     encoded = [[*tokenizer.encode(text), *[tokenizer.eos] * ends] for text in texts]
-    sums = score_choices(engine, prompt, encoded, cut=cut)
+    sums = score_choices(engine, prompt, encoded, keep=keep, cut=cut)
     weights = [math.exp(value - max(sums)) for value in sums]
     choices = [
         Choice(text, value, weight / sum(weights))
@@ -58,16 +59,17 @@ def score_choices(
     prompt: Sequence[int],
     choices: Sequence[Sequence[int]],
     *,
+    keep: int = 1,
     cut: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Return for each choice the sum of the log-probabilities of its ids after the prompt.
 
     The prompt, and what choices begin with together, is read once for all; of a prompt that leaves them no
-    room the first token and the most recent ones are read, and `cut` is told how many are not. Raises
-    UsageError when a choice does not fit into the context.
+    room the first `keep` tokens and the most recent ones are read, and `cut` is told how many are not. Raises
+    UsageError when a choice does not fit into the context, alone or with the tokens to keep.
     """
     root = tree_of(choices)
-    ids = fitted(prompt, room_for(engine, deepest(root)))
+    ids = fitted(prompt, room_for(engine, deepest(root)), keep)
     if cut is not None and len(ids) < len(prompt):
         cut(len(prompt) - len(ids))
     sums = [0.0] * len(choices)

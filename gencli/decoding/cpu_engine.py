@@ -121,6 +121,16 @@ class CpuEngine:
         self.lengths = [length + 1 for length in self.lengths]
         return logits
 
+    def extend(self, tokens: Sequence[int], *, after: int) -> FloatArray:
+        """Forget all but the first `after` tokens of the only row, read more; return the logits [1, V] then.
+
+        Raises UsageError for no token and for more than fit.
+        """
+        if not 0 < len(tokens) <= self._keys.shape[3] - after:
+            raise UsageError(f"{len(tokens)} tokens don't fit after {after}")
+        self.lengths = [after + len(tokens)]
+        return self._prefilled(np.asarray(tokens, dtype=np.int64), int(self._rows[0]), after)[None]
+
     def keep(self, rows: Sequence[int]) -> None:
         """Forget all rows but these, given by their places in the batch; they move up in this order.
 
@@ -150,15 +160,18 @@ class CpuEngine:
             self._keys = np.concatenate([self._keys, more], axis=1)
             self._values = np.concatenate([self._values, more], axis=1)
 
-    def _prefilled(self, prompt: IntArray, row: int) -> FloatArray:
-        """Add a prompt to a row of the cache, block by block; return the logits [V] after it."""
+    def _prefilled(self, prompt: IntArray, row: int, after: int = 0) -> FloatArray:
+        """Add a prompt to a row of the cache, block by block; return the logits [V] after it.
+
+        It comes after so many tokens that the row holds.
+        """
         for start in range(0, prompt.size, _BLOCK):
             block = prompt[start : start + _BLOCK]
-            positions = np.arange(start, start + block.size)
+            positions = np.arange(after + start, after + start + block.size)
             last = np.array([block.size - 1])
             logits = self._forward(block, np.full(block.size, row), positions, last, self._prompt_pace)
-        after: FloatArray = logits[0]
-        return after
+        following: FloatArray = logits[0]
+        return following
 
     def _forward(
         self, tokens: IntArray, rows: IntArray, positions: IntArray, wanted: IntArray, pace: Pace

@@ -19,6 +19,7 @@ from gencli.decoding.filters import exclude
 from gencli.decoding.history import History
 from gencli.decoding.sampler import Sampler, Sampling
 from gencli.decoding.utf8 import State, Utf8Mask
+from gencli.errors import UsageError
 from gencli.text.tokenizer import TextStream, Tokenizer, normalised
 
 FloatArray = NDArray[np.float32]
@@ -40,6 +41,9 @@ class Engine(Protocol):
 
     def step(self, tokens: NDArray[np.int64]) -> FloatArray:
         """Add one token to every row; return the next logits [B, V]."""
+
+    def extend(self, tokens: Sequence[int], *, after: int) -> FloatArray:
+        """Forget all but the first `after` tokens of the only row, read more; return the logits [1, V] then."""
 
     def keep(self, rows: Sequence[int]) -> None:
         """Forget all rows but these."""
@@ -111,11 +115,13 @@ def generate(
     bans: Sequence[str] = (),
     logprobs: int | None = None,
     numbers: Sequence[int] | None = None,
+    keep: int = 1,
 ) -> Iterator[Token | Slide]:
     """Yield the tokens of `copies` texts per prompt as they come; row = prompt number * copies + copy.
 
     The text of a row is valid UTF-8 always. A row is the same whatever rows stand beside it. A text that
-    reaches the engine's context goes on with its first token and its most recent half.
+    reaches the engine's context goes on with its first `keep` tokens and its most recent half; UsageError
+    is raised for more than leave room.
 
     The end of text does not come before `min_new_tokens`; no text of `bans` is written. `logprobs` asks for
     log-probabilities with so many alternatives. `numbers` are the prompts' numbers in a job that is done in
@@ -127,7 +133,7 @@ def generate(
     rows: list[_Row] = []
     texts: list[list[int]] = []
     for number, prompt in enumerate(prompts):
-        ids, dropped = recent(prompt, engine.context)
+        ids, dropped = recent(prompt, engine.context, keep)
         if dropped:
             yield Slide(number * copies, dropped)
         texts.append(ids)
@@ -161,7 +167,7 @@ def generate(
         full = [row for row in rows if len(row.ids) > slots]
         if full:
             for row in full:
-                row.ids, dropped = recent(row.ids, engine.context)
+                row.ids, dropped = recent(row.ids, engine.context, keep)
                 yield Slide(row.number, dropped)
             slots = _slots(engine, rows)
             logits = engine.start([row.ids for row in rows], slots=slots)
@@ -235,12 +241,21 @@ def logprob_of(logits: FloatArray, identity: int) -> float:
     return float(np.float64(logits[identity]) - most - np.log(total))
 
 
-def recent(ids: Sequence[int], context: int) -> tuple[list[int], int]:
-    """Return ids that leave room in the context, and how many were dropped: all but the first and last half."""
+def recent(ids: Sequence[int], context: int, keep: int) -> tuple[list[int], int]:
+    """Return ids that leave room in the context, and how many were dropped between the kept and the last half.
+
+    Raises UsageError if the first `keep` of them and half the context would fill it.
+    """
+    half = context // 2
+    most = context - half - 1
+    if not 0 <= keep <= most:
+        raise UsageError(
+            f"--keep {keep:,} leaves no room in a context of {context:,} tokens",
+            hint=f"keep {most:,} or fewer",
+        )
     if len(ids) < context:
         return list(ids), 0
-    half = context // 2
-    return [ids[0], *ids[-half:]], len(ids) - half - 1
+    return [*ids[:keep], *ids[-half:]], len(ids) - half - keep
 
 
 def _slots(engine: Engine, rows: Sequence[_Row]) -> int:

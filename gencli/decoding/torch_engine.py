@@ -49,6 +49,14 @@ class TorchEngine:
         )  # (B, 1, C)
         return _array(self.model.lm_head(hidden[:, -1]))
 
+    @torch.no_grad()
+    def extend(self, tokens: Sequence[int], *, after: int) -> FloatArray:
+        """Forget all but the first `after` tokens of the only row, read more; return the logits [1, V] then."""
+        assert self._cache is not None
+        self._cache.rewind([after])
+        hidden = self.model.hidden(torch.tensor([list(tokens)], device=self.device), self._cache)  # (1, T, C)
+        return _array(self.model.lm_head(hidden[:, -1]))
+
     def keep(self, rows: Sequence[int]) -> None:
         """Forget all rows but these."""
         assert self._cache is not None

@@ -57,9 +57,17 @@ def deepest(node: Node) -> int:
     return max((deepest(child) for child in node.children), default=node.depth)
 
 
-def fitted(prompt: Sequence[int], room: int) -> list[int]:
-    """Return a prompt of at most `room` ids: of a longer one the first and the most recent ones."""
-    return list(prompt) if len(prompt) <= room else [prompt[0], *prompt[-(room - 1) :]]
+def fitted(prompt: Sequence[int], room: int, keep: int = 1) -> list[int]:
+    """Return a prompt of at most `room` ids: of a longer one the first `keep` and the most recent ones.
+
+    Raises UsageError if the first ones would fill the room.
+    """
+    if not 0 <= keep < room:
+        raise UsageError(
+            f"--keep {keep:,} leaves no room: there is place for {room:,} tokens of the prompt",
+            hint=f"keep {room - 1:,} or fewer",
+        )
+    return list(prompt) if len(prompt) <= room else [*prompt[:keep], *prompt[-(room - keep) :]]
 
 
 def room_for(engine: Engine, longest: int) -> int:

@@ -5,7 +5,7 @@ table in the README are all derived from these classes.
 """
 
 from gencli.settings.common import MachineChoice, OneModel, Reading, TokenizerChoice
-from gencli.settings.decoding import EngineChoice, GenerateSettings, SamplingChoice
+from gencli.settings.decoding import EngineChoice, GenerateSettings, SamplingChoice, WritingChoice
 from gencli.settings.tools import (
     DecodeSettings,
     DemoSettings,
@@ -35,4 +35,5 @@ __all__ = [
     "TokenizerChoice",
     "Training",
     "VerifySettings",
+    "WritingChoice",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gencli.errors import UsageError
 from gencli.knobs import knob
 from gencli.settings.common import MACHINE, SAMPLING, OneModel
 
@@ -68,6 +69,26 @@ class SamplingChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WritingChoice(SamplingChoice):
+    """What a text is made of and where it ends."""
+
+    max_new_tokens: int = knob(200, "Most tokens to write.", "-n", "--max-tokens", least=1, most=10**7)
+    min_new_tokens: int = knob(0, "The text does not end before so many tokens.", least=0, most=10**7)
+    stop: tuple[str, ...] = knob((), "End before this string (may be given several times).", metavar="TEXT")
+    keep: int = knob(
+        1, "When a text outgrows the context, its first so many tokens stay, and the recent half.",
+        least=0, most=10**7, metavar="TOKENS",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        """Raise UsageError for lengths that make no sense together."""
+        if self.min_new_tokens > self.max_new_tokens:
+            raise UsageError(
+                "--min-new-tokens is above --max-new-tokens", hint="lower the one or raise the other"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineChoice:
     """What computes, and where."""
 
@@ -82,7 +103,7 @@ class EngineChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateSettings(SamplingChoice, EngineChoice, OneModel):
+class GenerateSettings(WritingChoice, EngineChoice, OneModel):
     """Write text."""
 
     prompt: str | None = knob(None, "What the text begins with; - or nothing reads stdin.", argument=True)
@@ -108,10 +129,7 @@ class GenerateSettings(SamplingChoice, EngineChoice, OneModel):
         1.0, "With --beams: a text's log-probability is divided by its length to this power.",
         least=-10.0, most=10.0,
     )  # fmt: skip
-    max_new_tokens: int = knob(200, "Most tokens to write.", "-n", "--max-tokens", least=1, most=10**7)
-    min_new_tokens: int = knob(0, "The text does not end before so many tokens.", least=0, most=10**7)
     num_samples: int = knob(1, "How many texts to write.", least=1, most=4096)
-    stop: tuple[str, ...] = knob((), "End before this string (may be given several times).", metavar="TEXT")
     raw: bool = knob(False, "For a fine-tuned model: give it the prompt as it is, without turns.")
     echo: bool | None = knob(
         None, "Print the prompt before the text; by default where the text continues it."
