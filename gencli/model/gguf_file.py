@@ -18,7 +18,6 @@ from gencli import __version__, storage
 from gencli.errors import MachineError, ModelError, RunStateError
 from gencli.storage import check_space, staged_file
 from gencli.text.exchange import chat_template
-from gencli.text.pieces import NORMAL, USER_DEFINED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from gencli.text.tokenizer import Tokenizer
 
 GgufPrecision = Literal["float32", "float16", "q8_0"]
-PRECISIONS = ("float32", "float16", "q8_0")
 _MAGIC = b"GGUF"
 _ARCHITECTURE = "qwen3"
 _BLOCK = 32  # numbers of a row that share a scale in q8_0
@@ -45,11 +43,12 @@ def write_gguf(
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> int:
-    """Write the model as `path`, which appears as a whole; return its bytes. `progress` hears of bytes written.
+    """Write the model as `path`, which appears as a whole; return its bytes.
 
-    Vectors stay float32. A matrix whose rows are no multiple of 32 numbers is float16 in place of q8_0.
-    Raises MachineError when the library gguf is missing or the disk refuses, RunStateError for a path that is
-    taken, ModelError for weights that the precision can't hold.
+    `progress` hears after each tensor how many bytes of the weights are done. Vectors stay float32. A matrix
+    whose rows are no multiple of 32 numbers is float16 in place of q8_0. Raises MachineError when the library
+    gguf is missing or the disk refuses, RunStateError for a path that is taken, ModelError for weights that
+    the precision can't hold.
     """
     gguf = _library()
     check_place(path, overwrite=overwrite)
@@ -72,7 +71,7 @@ def write_gguf(
             done = 0
             for name, array in weights.items():
                 writer.write_tensor_data(_converted(name, array, stored[name]))
-                done += sizes[name]
+                done += array.nbytes
                 progress(done)
         finally:
             writer.close()
@@ -106,16 +105,9 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         )
 
 
-def reachable_specials(tokenizer: Tokenizer) -> list[str]:
-    """Return the special pieces that llama.cpp may see in a text that merely spells them.
-
-    It merges two pieces whatever kind of piece they make, where SentencePiece makes normal pieces only.
-    """
-    if _TOKENIZER_MODELS[tokenizer.kind] != "llama":
-        return []
-    texts = {piece.text for piece in tokenizer.model.pieces}
-    special = [piece.text for piece in tokenizer.model.pieces if piece.role not in (NORMAL, USER_DEFINED)]
-    return [text for text in special if any({text[:cut], text[cut:]} <= texts for cut in range(1, len(text)))]
+def uneven(shape: Shape) -> bool:
+    """Tell whether q8_0 can't hold some matrix of a model."""
+    return any(rows > 1 and columns % _BLOCK for rows, columns in shape.tensors().values())
 
 
 def _library() -> Any:

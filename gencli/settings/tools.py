@@ -60,6 +60,24 @@ class InspectSettings(OneModel):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportSettings(OneModel):
+    """Make a model's file for other programs."""
+
+    to: str = knob(
+        "gguf", "gguf is for llama.cpp. Hugging Face's libraries need no export: they open the model's folder.",
+        choices=("gguf",),
+    )  # fmt: skip
+    precision: str = knob(
+        "float32", "How matrices are stored: in 32, 16 or about 8 bits a number.",
+        choices=("float32", "float16", "q8_0"),
+    )  # fmt: skip
+    output: Path | None = knob(
+        None, "The file; by default beside the model's folder, with its name.", "-o", metavar="FILE"
+    )
+    overwrite: bool = knob(False, "Replace the GGUF file that is there.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerifySettings(Common):
     """Check that models and checkpoints are what was written."""
 
