@@ -27,6 +27,8 @@ def bug_told() -> int:
 def main() -> None:
     """Run the command line and exit with its code."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    # Numba would have colorama, where that is installed, write an escape sequence at the end of any command.
+    os.environ.setdefault("NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING", "1")
     _open_what_is_closed()
     from gencli.cli.app import run
 

@@ -49,6 +49,26 @@ def write(text: str) -> None:
     _put(safe)
 
 
+class Tinted:
+    """Prints pieces of text on stdout, in colours where that is a terminal that shows them."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        console = Console(file=sys.stdout)
+        self._shows = console.is_terminal and console.color_system is not None and not console.no_color
+
+    def write(self, text: str, colour: str) -> None:
+        """Print a piece at once; an empty `colour` leaves it as it is."""
+        if not colour or not self._shows:
+            write(text)
+            return
+        from rich.color import ColorSystem
+        from rich.style import Style
+
+        _put(Style.parse(colour).render(show(text), color_system=ColorSystem.STANDARD))
+
+
 def _put(text: str) -> None:
     """Write all of the text: an unbuffered stdout may take a part at a time."""
     rest = memoryview(text.encode("utf-8", "replace"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gencli.errors import GencliError
+from gencli.model.confidence import CALIBRATION, read_calibration
 from gencli.model.folder import LINEAGE, TRAINING, WEIGHTS, ModelFolder, open_model, read_json
 from gencli.storage import digest_of
 from gencli.training import checkpoint
@@ -46,6 +47,7 @@ def _published(path: Path) -> Iterator[Finding]:
         if not isinstance(files, dict):
             yield Finding(LINEAGE, "no digests on record: only the form was checked")
         yield from _form(folder)
+        yield from _calibration(folder)
     except GencliError as error:
         yield Finding(Path(error.where).name or path.name, error.message, damaged=True)
 
@@ -70,6 +72,13 @@ def _form(folder: ModelFolder) -> Iterator[Finding]:
     pieces = folder.tokenizer.vocabulary
     count = len(folder.weights())
     yield Finding("model", f"opens: {count} tensors, {folder.shape.parameters:,} weights, {pieces:,} pieces")
+
+
+def _calibration(folder: ModelFolder) -> Iterator[Finding]:
+    """Tell whether the calibration, if there is one, is of these weights."""
+    if (folder.path / CALIBRATION).exists():
+        note = read_calibration(folder.path)[1]
+        yield Finding(CALIBRATION, "of these weights" if not note else "of other weights: it is not used")
 
 
 def _checkpoints(training: Path, steps: list[int]) -> Iterator[Finding]:

@@ -65,7 +65,7 @@ def test_rows_come_in_the_order_of_the_prompts(cli: Cli, model_folder: Path, sou
     records: Any = cli(*options(model_folder, "-i", source, "--batch-size", 3)).records
     assert [record["line"] for record in records] == list(range(1, 12))
     assert [record["prompt"] for record in records] == PROMPTS
-    assert list(records[0]) == ["line", "sample", "prompt", "text", "tokens", "finish", "seed"]
+    assert list(records[0]) == ["line", "sample", "prompt", "text", "confidence", "tokens", "finish", "seed"]
     first: Any = cli(*options(model_folder, PROMPTS[0], "--json")).records[0]
     assert first["text"] == records[0]["text"]
 

@@ -27,7 +27,9 @@ def toy(line: str) -> str:
     if "--resume" in line:
         return line.replace("--time 20m", "--steps 5")
     line = line.replace("--time 10m --size micro", TOY).replace("--time 10m", TOY).replace("--time 2h", TOY)
-    return line.replace("-o models/qa", "-o models/qa --steps 3")
+    return line.replace("-o models/qa", "-o models/qa --steps 3").replace(
+        "-o models/mood", "-o models/mood --steps 3"
+    )
 
 
 def test_the_first_screen_installs_runs_and_tests() -> None:
@@ -54,6 +56,10 @@ def workplace(tmp_path: Path) -> Path:
     pairs = "".join(f'{{"prompt": "{n} 더하기 1은?", "completion": "{n + 1}"}}\n' for n in range(40))
     (tmp_path / "pairs.jsonl").write_text(pairs, encoding="utf-8")
     (tmp_path / "test.jsonl").write_text(pairs, encoding="utf-8")
+    reviews = "".join(
+        f"{word} {n},{label}\n" for n in range(30) for word, label in (("좋다", "긍정"), ("싫다", "부정"))
+    )
+    (tmp_path / "reviews.csv").write_text(f"text,label\n{reviews}", encoding="utf-8")
     (tmp_path / "bin").mkdir()
     for name, module in (("gencli", "gencli"), ("torchrun", "torch.distributed.run")):
         program = tmp_path / "bin" / name

@@ -1,4 +1,16 @@
 """The command line: one module per command, registered in this order by being imported."""
 
 # ruff: noqa: F401, I001
-from gencli.cli import tokenize, pretrain, finetune, generate, evaluate, encode, inspect, export, verify, demo
+from gencli.cli import (
+    tokenize,
+    pretrain,
+    finetune,
+    generate,
+    classify,
+    evaluate,
+    encode,
+    inspect,
+    export,
+    verify,
+    demo,
+)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.cli.pipes import is_piped, piped_text, text_of
+from gencli.cli.sureness import UNKNOWN, coloured, open_sureness, piece_records
 from gencli.errors import UsageError
 from gencli.settings import GenerateSettings
 
 if TYPE_CHECKING:
     from gencli.cli.writer import Writer
     from gencli.decoding.decoder import Token
-    from gencli.ui import Screen
 
 MARK = "\ufeff"  # the byte order mark with which some editors begin a file
 
@@ -50,7 +50,8 @@ def generate(settings: GenerateSettings) -> None:
     folder = open_model(settings.model, cache_folder())
     engine = open_engine(folder, engine=settings.engine, device=settings.device, precision=settings.precision)
     chat = folder.is_chat and not settings.raw
-    writer = Writer(settings, engine, folder.tokenizer, chat, settings.seed or 0, screen)
+    sureness = open_sureness(settings, folder.path, screen)
+    writer = Writer(settings, engine, folder.tokenizer, chat, settings.seed or 0, screen, sureness)
     if settings.input is not None:
         from gencli.cli.many import write_rows
 
@@ -102,9 +103,9 @@ def _write_texts(writer: Writer, prompt: str) -> None:
     if settings.json:
         _write_json(tokens, writer, prompt, pace)
     elif settings.num_samples == 1:
-        _write_stream(tokens, lead, screen, pace)
+        _write_stream(tokens, lead, writer, pace)
     else:
-        _write_samples(tokens, lead, settings.num_samples)
+        _write_samples(tokens, lead, writer)
 
 
 def _write_choice(writer: Writer, prompt: str) -> None:
@@ -115,10 +116,12 @@ def _write_choice(writer: Writer, prompt: str) -> None:
     with writer.screen.patient("compiling the decoding loop for this machine, once"):
         choices = writer.ranked(writer.ids(prompt))
     if writer.settings.json:
-        emit({"event": "choice", "prompt": prompt, **choices_record(choices)})
-    else:
-        lead = _lead(writer.settings, prompt, chat=writer.chat) if writer.settings.echo else ""
-        write(f"{lead}{choices[0].text}\n")
+        emit({"event": "choice", "prompt": prompt, **choices_record(choices, writer.sureness)})
+        return
+    lead = _lead(writer.settings, prompt, chat=writer.chat) if writer.settings.echo else ""
+    write(f"{lead}{writer.sureness.told(choices[0].text, choices[0].probability)}\n")
+    if writer.settings.show_confidence:
+        writer.screen.note(f"probability {choices[0].probability:.2f}", "dim")
 
 
 def _write_found(writer: Writer, prompt: str) -> None:
@@ -129,9 +132,13 @@ def _write_found(writer: Writer, prompt: str) -> None:
     with writer.screen.patient("compiling the decoding loop for this machine, once"):
         found = writer.searched(writer.ids(prompt))
     if writer.settings.json:
-        emit({"event": "sample", "prompt": prompt, **found_record(found)})
-    else:
-        write(f"{_lead(writer.settings, prompt, chat=writer.chat)}{found.text}\n")
+        emit({"event": "sample", "prompt": prompt, **found_record(found, writer.sureness)})
+        return
+    confidence = writer.sureness.calibration.confidence(found.logprobs)
+    lead = _lead(writer.settings, prompt, chat=writer.chat)
+    write(f"{lead}{writer.sureness.told(found.text, confidence)}\n")
+    if writer.settings.show_confidence:
+        writer.screen.note(writer.sureness.describe(confidence), "dim")
 
 
 @dataclass
@@ -170,30 +177,62 @@ def _lead(settings: GenerateSettings, prompt: str, *, chat: bool) -> str:
     return f"{prompt}\n" if chat else prompt
 
 
-def _write_stream(events: Iterator[Token], lead: str, screen: Screen, pace: Pace) -> None:
-    """Write one text as it comes."""
-    from gencli.ui import write
+def _write_stream(events: Iterator[Token], lead: str, writer: Writer, pace: Pace) -> None:
+    """Write one text as it comes; where it may be withheld, when it is whole."""
+    from gencli.ui import Tinted, write
 
+    settings, screen, sureness = writer.settings, writer.screen, writer.sureness
+    tokens: list[Token] = []
+    tinted = Tinted() if settings.show_confidence else None
     write(lead)
-    count = 0
-    for event in events:
-        count += 1
-        if event.text:
-            write(event.text)
+    if settings.abstain is not None:
+        tokens += events
+        if sureness.withholds(sureness.of(tokens)):
+            events, tinted = iter(()), None
+            write(UNKNOWN)
+        else:
+            events, tokens = iter(tokens), []
+    for text, colour in coloured(_kept(events, tokens)):
+        if tinted:
+            tinted.write(text, colour)
+        else:
+            write(text)
     write("\n")
-    screen.note(f"{count:,} tokens, {pace.rate(count):,.0f} a second", "dim")
+    screen.note(f"{len(tokens):,} tokens, {pace.rate(len(tokens)):,.0f} a second", "dim")
+    if settings.show_confidence:
+        screen.note(sureness.describe(sureness.of(tokens)), "dim")
 
 
-def _write_samples(events: Iterator[Token], lead: str, count: int) -> None:
-    """Write several texts, each when it is whole, in order, with a blank line between."""
-    from gencli.ui import write
-
-    texts, ended, shown = [lead] * count, [False] * count, 0
+def _kept(events: Iterator[Token], tokens: list[Token]) -> Iterator[Token]:
+    """Yield the tokens, adding each to a list."""
     for event in events:
-        texts[event.row] += event.text
-        ended[event.row] = event.finish is not None
-        while shown < count and ended[shown]:
-            write(("\n" if shown else "") + texts[shown] + "\n")
+        tokens.append(event)
+        yield event
+
+
+def _write_samples(events: Iterator[Token], lead: str, writer: Writer) -> None:
+    """Write several texts, each when it is whole, in order, with a blank line between."""
+    from gencli.ui import Tinted, write
+
+    settings, sureness = writer.settings, writer.sureness
+    rows: list[list[Token]] = [[] for _ in range(settings.num_samples)]
+    shown = 0
+    tinted = Tinted() if settings.show_confidence else None
+    for event in events:
+        rows[event.row].append(event)
+        while shown < len(rows) and rows[shown] and rows[shown][-1].finish is not None:
+            tokens = rows[shown]
+            write(("\n" if shown else "") + lead)
+            if settings.abstain is not None and sureness.withholds(sureness.of(tokens)):
+                write(UNKNOWN)
+            elif tinted:
+                for text, colour in coloured(tokens):
+                    tinted.write(text, colour)
+            else:
+                write("".join(token.text for token in tokens))
+            write("\n")
+            if settings.show_confidence:
+                writer.screen.note(sureness.describe(sureness.of(tokens)), "dim")
             shown += 1
 
 
@@ -207,11 +246,14 @@ def _write_json(events: Iterator[Token], writer: Writer, prompt: str, pace: Pace
         row = rows[event.row]
         row.append(event)
         if event.finish is not None:
+            text = "".join(token.text for token in row)
             record: dict[str, object] = {
-                "event": "sample", "prompt": prompt, "text": "".join(token.text for token in row),
+                "event": "sample", "prompt": prompt, **writer.sureness.record(text, writer.sureness.of(row)),
                 "tokens": len(row), "finish": event.finish, "seed": writer.seed, "row": event.row,
                 "tokens_per_second": round(pace.rate(len(row)), 1),
             }  # fmt: skip
+            if writer.settings.show_confidence:
+                record["pieces"] = piece_records(row)
             if writer.settings.logprobs is not None:
                 record["logprobs"] = [logprobs_of(token, writer.tokenizer) for token in row]
             emit(record)

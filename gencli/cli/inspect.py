@@ -65,7 +65,24 @@ def _facts(folder: ModelFolder) -> dict[str, object]:
             "parent": parent.get("path") if isinstance(parent, Mapping) else None,
             "digests": lineage.get("digests", {}),
         },
+        "calibration": _calibration(folder),
         "disk": _disk_use(folder.path),
+    }
+
+
+def _calibration(folder: ModelFolder) -> dict[str, object]:
+    """Return what was fitted to tell how sure the model may be; nothing where nothing was."""
+    from gencli.model.confidence import read_calibration
+
+    found, note = read_calibration(folder.path)
+    if note:
+        return {"not used": note}
+    fits = {"labels": found.labels, "answers": found.answers}
+    return {
+        f"{name}, {field.replace('_', ' ')}": value
+        for name, fit in fits.items()
+        if fit
+        for field, value in vars(fit).items()
     }
 
 

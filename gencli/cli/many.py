@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gencli.cli.prompt_rows import PromptRow, prompt_rows
 from gencli.cli.rows_file import RowsFile, open_rows_file
+from gencli.cli.sureness import piece_records
 from gencli.cli.writer import Writer, choices_record, found_record, logprobs_of
 from gencli.errors import InputError, RunStateError
 from gencli.settings import GenerateSettings
@@ -177,8 +178,8 @@ def _records(writer: Writer, window: Sequence[Wanted], tally: Tally) -> Iterator
 def _best(writer: Writer, prompt: Sequence[int]) -> dict[str, object]:
     """Return the likeliest choice, or text of a search, as part of a record."""
     if writer.settings.choices:
-        return choices_record(writer.ranked(prompt))
-    return found_record(writer.searched(prompt))
+        return choices_record(writer.ranked(prompt), writer.sureness)
+    return found_record(writer.searched(prompt), writer.sureness)
 
 
 def _written(writer: Writer, batch: Sequence[Wanted], tally: Tally) -> Iterator[tuple[int, Records]]:
@@ -201,10 +202,13 @@ def _written(writer: Writer, batch: Sequence[Wanted], tally: Tally) -> Iterator[
 
 
 def _sample(writer: Writer, wanted: Wanted, copy: int, tokens: Sequence[Token]) -> dict[str, object]:
+    text, confidence = "".join(token.text for token in tokens), writer.sureness.of(tokens)
     record = wanted.record(
-        sample=copy, prompt=wanted.row.prompt, text="".join(token.text for token in tokens),
+        sample=copy, prompt=wanted.row.prompt, **writer.sureness.record(text, confidence),
         tokens=len(tokens), finish=tokens[-1].finish, seed=writer.seed,
     )  # fmt: skip
+    if writer.settings.show_confidence:
+        record["pieces"] = piece_records(tokens)
     if writer.settings.logprobs is not None:
         record["logprobs"] = [logprobs_of(token, writer.tokenizer) for token in tokens]
     return record

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gencli.cli.sureness import wants_logprobs
 from gencli.decoding.writing import sampling_of, write_texts
 
 if TYPE_CHECKING:
+    from gencli.cli.sureness import Sureness
     from gencli.decoding.beams import Found
     from gencli.decoding.choices import Choice
     from gencli.decoding.decoder import Engine, Token
@@ -27,6 +29,7 @@ class Writer:
     chat: bool
     seed: int
     screen: Screen
+    sureness: Sureness
     told: bool = False  # that a text outgrew the context
 
     def ids(self, prompt: str) -> list[int]:
@@ -41,6 +44,7 @@ class Writer:
         """Yield the tokens of all samples of all prompts; say once that a text outgrew the context."""
         from gencli.decoding.decoder import Slide
 
+        asked = self.settings.logprobs
         for event in write_texts(
             self.engine,
             self.tokenizer,
@@ -48,7 +52,7 @@ class Writer:
             self.settings,
             seed=self.seed,
             copies=self.settings.num_samples,
-            logprobs=self.settings.logprobs,
+            logprobs=0 if asked is None and wants_logprobs(self.settings) else asked,
             numbers=numbers,
         ):
             if not isinstance(event, Slide):
@@ -107,9 +111,10 @@ def after_kept(keep: int) -> str:
     )
 
 
-def found_record(found: Found) -> dict[str, object]:
-    """Return the text of a search with its score."""
-    return {"text": found.text, "tokens": len(found.ids), "finish": found.finish, "score": found.score}
+def found_record(found: Found, sureness: Sureness) -> dict[str, object]:
+    """Return the text of a search with its score and its confidence."""
+    told = sureness.record(found.text, sureness.calibration.confidence(found.logprobs))
+    return {**told, "tokens": len(found.ids), "finish": found.finish, "score": found.score}
 
 
 def logprobs_of(token: Token, tokenizer: Tokenizer) -> dict[str, object]:
@@ -121,13 +126,13 @@ def logprobs_of(token: Token, tokenizer: Tokenizer) -> dict[str, object]:
     return {**told(token.id, token.logprob), "alternatives": [told(*other) for other in token.alternatives]}
 
 
-def choices_record(choices: Sequence[Choice]) -> dict[str, object]:
+def choices_record(choices: Sequence[Choice], sureness: Sureness) -> dict[str, object]:
     """Return the likeliest choice, and each with its log-probability and its share among them."""
     told = [
         {"text": choice.text, "logprob": choice.logprob, "probability": choice.probability}
         for choice in choices
     ]
-    return {"text": choices[0].text, "choices": told}
+    return {**sureness.record(choices[0].text, choices[0].probability), "choices": told}
 
 
 def _spelled(identity: int, tokenizer: Tokenizer) -> str:

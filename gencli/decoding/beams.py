@@ -24,13 +24,14 @@ class Found:
     """The text that a search ends with.
 
     `score` is the sum of its tokens' log-probabilities, divided by their number to the power of the length
-    penalty. `finish` is "stop" or "length", as for a drawn text.
+    penalty; `logprobs` are those of its tokens. `finish` is "stop" or "length", as for a drawn text.
     """
 
     ids: list[int]
     text: str
     score: float
     finish: str
+    logprobs: list[float]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class _Beam:
     row: int
     history: History
     ids: list[int] = field(default_factory=list)
-    total: float = 0.0
+    totals: list[float] = field(default_factory=list)  # the sum of log-probabilities after each id
     state: State = State.WHOLE
     tail: bytes = b""  # what may be the beginning of a banned text
     stopped: str | None = None  # the text before a stop string
@@ -108,7 +109,8 @@ def search(
     score, best = ended[0]
     ends = best.stopped is not None or best.ids[-1] == tokenizer.eos
     text = tokenizer.decode(best.ids) if best.stopped is None else best.stopped
-    return Found(best.ids, text, score, "stop" if ends else "length")
+    logprobs = np.diff(best.totals, prepend=0.0).tolist()
+    return Found(best.ids, text, score, "stop" if ends else "length", logprobs)
 
 
 def _stepped(
@@ -129,7 +131,7 @@ def _stepped(
 
 
 def _score(beam: _Beam, rules: _Rules) -> float:
-    return float(beam.total / len(beam.ids) ** rules.length_penalty)
+    return float(beam.totals[-1] / len(beam.ids) ** rules.length_penalty)
 
 
 def _likeliest(
@@ -151,14 +153,16 @@ def _sums(beam: _Beam, logits: FloatArray, rules: _Rules) -> FloatArray:
     if len(beam.ids) < rules.min_new_tokens:
         own = exclude(own, (rules.tokenizer.eos,))
     allowed = rules.bans.allowed(beam.tail) if rules.bans else None
-    return reshaped(own, rules.sampling, beam.history, allowed) + np.float32(beam.total)
+    return reshaped(own, rules.sampling, beam.history, allowed) + np.float32(
+        beam.totals[-1] if beam.totals else 0.0
+    )
 
 
 def _extended(beam: _Beam, chosen: int, total: float, rules: _Rules) -> _Beam:
     """Return the beam with one more id."""
     history = beam.history.fork()
     history.add(chosen)
-    longer = _Beam(beam.row, history, [*beam.ids, chosen], total, beam.state, beam.tail)
+    longer = _Beam(beam.row, history, [*beam.ids, chosen], [*beam.totals, total], beam.state, beam.tail)
     if chosen != rules.tokenizer.eos:
         longer.state = rules.mask.advance(beam.state, chosen)
     if rules.bans:

@@ -85,7 +85,7 @@ def score_choices(
     return sums
 
 
-def split_choices(text: str, *, strip: bool) -> list[str]:
+def split_choices(text: str, *, strip: bool, flag: str = "--choices") -> list[str]:
     """Return the texts between the commas; `strip` drops the spaces around each.
 
     Raises UsageError for fewer than two, for an empty one, and for one that comes twice.
@@ -99,6 +99,6 @@ def split_choices(text: str, *, strip: bool) -> list[str]:
     )  # fmt: skip
     if problem:
         raise UsageError(
-            f"--choices {text!r}: {problem}", hint="write them with commas between: --choices 'yes,no'"
+            f"{flag} {text!r}: {problem}", hint=f"write them with commas between: {flag} 'yes,no'"
         )
     return texts

@@ -5,7 +5,13 @@ table in the README are all derived from these classes.
 """
 
 from gencli.settings.common import MachineChoice, OneModel, Reading, TokenizerChoice
-from gencli.settings.decoding import EngineChoice, GenerateSettings, SamplingChoice, WritingChoice
+from gencli.settings.decoding import (
+    ClassifySettings,
+    EngineChoice,
+    GenerateSettings,
+    SamplingChoice,
+    WritingChoice,
+)
 from gencli.settings.tools import (
     DecodeSettings,
     DemoSettings,
@@ -19,6 +25,7 @@ from gencli.settings.tools import (
 from gencli.settings.training import FinetuneSettings, PretrainSettings, Training
 
 __all__ = [
+    "ClassifySettings",
     "DecodeSettings",
     "DemoSettings",
     "EncodeSettings",

@@ -103,7 +103,35 @@ class EngineChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateSettings(WritingChoice, EngineChoice, OneModel):
+class Abstaining:
+    """When a model says that it does not know."""
+
+    abstain: float | None = knob(
+        None, 'Say "unknown" where the confidence is below this.', least=0.0, most=1.0, metavar="CONFIDENCE"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifySettings(Abstaining, EngineChoice, OneModel):
+    """Label texts."""
+
+    texts: tuple[str, ...] = knob(
+        (), "Texts to label; - or nothing reads stdin, one a line.", argument=True, metavar="TEXT"
+    )
+    input: Path | None = knob(
+        None, "Many texts, one a line, or JSON lines; - is stdin.", "-i", metavar="FILE"
+    )
+    text_field: str = knob("text", "Which field of a .jsonl line is the text.", metavar="NAME")
+    labels: str | None = knob(
+        None, "The labels to choose from, with commas between; by default those the model was taught.",
+        metavar="LABEL,LABEL",
+    )  # fmt: skip
+    all: bool = knob(False, "Give every label's probability, the likeliest first.")
+    batch_size: int = knob(32, "Texts labelled together.", least=1, most=65_536, panel=MACHINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings(Abstaining, WritingChoice, EngineChoice, OneModel):
     """Write text."""
 
     prompt: str | None = knob(None, "What the text begins with; - or nothing reads stdin.", argument=True)
@@ -133,6 +161,9 @@ class GenerateSettings(WritingChoice, EngineChoice, OneModel):
     raw: bool = knob(False, "For a fine-tuned model: give it the prompt as it is, without turns.")
     echo: bool | None = knob(
         None, "Print the prompt before the text; by default where the text continues it."
+    )
+    show_confidence: bool = knob(
+        False, "Colour the tokens that the model was unsure of, and tell how sure it is of the whole text."
     )
     logprobs: int | None = knob(
         None, "In JSON: each token's log-probability, and those of so many alternatives.",
