@@ -70,7 +70,7 @@ def tuned(workplace: Path, base: Path, cli: Cli) -> Path:
 def test_pretraining_learns_and_tells_its_figures(workplace: Path, base: Path) -> None:
     records = [json.loads(line) for line in (workplace / "pretrain.jsonl").read_text().splitlines()]
     done = records[-1]
-    expected = "event steps tokens seconds tokens_per_second train_loss val_loss val_bits_per_byte parameters model".split()
+    expected = "event steps tokens seconds tokens_per_second train_loss val_loss val_bits_per_byte parameters model best_step stopped_early".split()
     assert list(done) == expected and done["event"] == "done" and done["model"] == str(base)
     scores = [r["val_bits_per_byte"] for r in records if r["event"] == "evaluation"]
     assert done["val_bits_per_byte"] == min(scores) < 2.0

@@ -35,9 +35,11 @@ def finetune(settings: FinetuneSettings) -> None:
     """
     from gencli.cli.places import cache_folder
     from gencli.cli.session import sampler, train
-    from gencli.model.folder import check_output
+    from gencli.evaluation.calibration import calibrate
+    from gencli.model.folder import check_output, open_model
     from gencli.training.assembly import Outside
-    from gencli.training.finetuning import prepare_finetuning, prepare_pairs
+    from gencli.training.finetuning import prepare_finetuning
+    from gencli.training.lessons import prepare_pairs
     from gencli.training.world import current
     from gencli.ui import Screen
 
@@ -58,3 +60,5 @@ def finetune(settings: FinetuneSettings) -> None:
     code = train(settings, settings.output, screen, prepare, json=settings.json, goal="fine-tuning")
     if code:
         raise typer.Exit(code)
+    if world.leads and lessons.held_out:
+        calibrate(open_model(settings.output, cache_folder()), lessons.held_out, say=screen.note)

@@ -45,11 +45,12 @@ class TrainingView:
         """Take in an event and show it."""
         from gencli.training.events import Done, Evaluation, Sample, Start, Step
         from gencli.training.plan import Plan
+        from gencli.training.tuning import Plan as TuningPlan
 
         if isinstance(event, Start):
             limits = _limits(self.run)
             self._say(f"{self.goal}: {event.parameters:,} parameters, {event.runtime}, {limits}")
-        elif isinstance(event, Plan):
+        elif isinstance(event, Plan | TuningPlan):
             for line in event.lines():
                 self._say(line)
         elif isinstance(event, Step):
@@ -61,7 +62,7 @@ class TrainingView:
         elif isinstance(event, Evaluation):
             if event.val_bits_per_byte is not None:
                 best = " (best)" if event.best else ""
-                self.held_out = f"held-out {event.val_bits_per_byte:.3f} bits/byte{best}"
+                self.held_out = f"held-out {event.val_bits_per_byte:.3f} bits/byte{_exact(event)}{best}"
             if self._live is None and self.step is not None:
                 self._say(self._summary())
         elif isinstance(event, Sample):
@@ -73,9 +74,11 @@ class TrainingView:
         if self._live is None:
             for line in curve(self.points):
                 self._say(line)
-        score = (
-            f", {event.val_bits_per_byte:.3f} bits/byte on held-out text" if event.val_bits_per_byte else ""
-        )
+        score = ""
+        if event.val_bits_per_byte:
+            score = f", {event.val_bits_per_byte:.3f} bits/byte{_exact(event)} on held-out text"
+        if event.stopped_early:
+            self._say(f"stopped early: nothing was better than step {event.best_step:,}")
         self._say(
             f"done: {event.steps:,} steps, {event.tokens:,} tokens in {clock_text(event.seconds)}{score}"
         )
@@ -108,6 +111,12 @@ class TrainingView:
             self._live.say(text)
         else:
             self.screen.note(text)
+
+
+def _exact(event: Any) -> str:
+    """Return how often the held-out answers are said word for word, where that was counted."""
+    exact = event.figures.get("exact")
+    return "" if exact is None else f", {exact:.1%} right"
 
 
 def _limits(run: Run) -> str:

@@ -124,7 +124,8 @@ def _resumed(scratch: Path, step: int, screen: Screen, signals: Signals) -> Run:
     from gencli.text.corpus import open_corpus
     from gencli.training import checkpoint
     from gencli.training.assembly import Outside, runtime_for
-    from gencli.training.finetuning import prepare_finetuning, prepare_pairs
+    from gencli.training.finetuning import prepare_finetuning
+    from gencli.training.lessons import prepare_pairs
     from gencli.training.pretraining import prepare_pretraining, prepare_text
     from gencli.training.run_record import read_record
     from gencli.training.world import current

@@ -141,9 +141,13 @@ class GPT(nn.Module):
         self.register_buffer("cosines", cosines, persistent=False)  # (context, D / 2)
         self.register_buffer("sines", sines, persistent=False)  # (context, D / 2)
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Return logits (B, T, V); with a cache, `tokens` continue what it holds and are added to it."""
-        return self.lm_head(self.hidden(tokens, cache))  # type: ignore[no-any-return]
+    def forward(self, tokens: Tensor, cache: KVCache | None = None, at: Tensor | None = None) -> Tensor:
+        """Return logits (B, T, V); with a cache, `tokens` continue what it holds and are added to it.
+
+        With `at`, numbers of N places counted through all rows, only their logits (N, V) are made.
+        """
+        hidden = self.hidden(tokens, cache)
+        return self.lm_head(hidden if at is None else hidden.flatten(0, 1)[at])  # type: ignore[no-any-return]
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Return the vectors (B, T, C) that the head turns into logits."""

@@ -28,7 +28,7 @@ class Training(MachineChoice):
         False, "Split a model too large for one device among the processes of torchrun.", panel=MACHINE
     )
     time: str | None = knob(
-        None, "Stop at this time, everything included: 90s, 10m, 1h30m. Without any limit: 10m, or 4 epochs of pairs.",
+        None, "Stop at this time, everything included: 90s, 10m, 1h30m; by default 10m, and pairs by epochs.",
         "-t",
         panel=LENGTH, duration=True, metavar="TIME",
     )  # fmt: skip
@@ -76,6 +76,13 @@ class Training(MachineChoice):
         0, "Updates between checkpoints; 0 is with each evaluation, and every 10 minutes.",
         least=0, most=10**9, panel=RECORDS,
     )  # fmt: skip
+    patience: int = knob(
+        0,
+        "End early after so many evaluations without a better one; 0 never does.",
+        least=0,
+        most=10**6,
+        panel=LENGTH,
+    )
     resume: bool = knob(False, "Go on from the newest checkpoint.")
     overwrite: bool = knob(False, "Replace the model that is there.")
 
@@ -121,15 +128,38 @@ class FinetuneSettings(Training, OneModel):
     prompt_key: str | None = knob(None, "Field or column of the prompt.", panel=TEXT, metavar="NAME")
     completion_key: str | None = knob(None, "Field or column of the answer.", panel=TEXT, metavar="NAME")
     encoding: str | None = knob(None, "Encoding of the pairs, if not UTF-8.", panel=TEXT)
-    learning_rate: float = knob(
-        0.004,
-        "Peak rate of the matrices (Muon); the others follow.",
-        "--lr",
-        least=1e-7,
-        most=1.0,
+    weight: tuple[str, ...] = knob(
+        (), "Show the pairs of a file more or less often: 'extra.jsonl=0.5' (may be given several times).",
+        panel=TEXT, metavar="FILE=NUMBER",
+    )  # fmt: skip
+    validation_pairs: str | None = knob(
+        None,
+        "Judge the model on the pairs of this file, and learn from all others.",
+        panel=RECORDS,
+        metavar="FILE",
+    )
+    balance: bool = knob(
+        False, "Show every label equally often, however rare it is in the pairs.", panel=LEARNING
+    )
+    label_smoothing: float | None = knob(
+        None,
+        "Share of each label's target that is spread over all labels.",
+        least=0.0,
+        most=0.9,
         panel=LEARNING,
     )
-    weight_decay: float = knob(0.0, "Decay of the matrices.", least=0.0, most=10.0, panel=LEARNING)
-    dropout: float = knob(
-        0.0, "Share of each branch's output set to zero.", least=0.0, most=0.9, panel=LEARNING
+    lora: int = knob(
+        0, "Teach low-rank updates of this rank and leave the model's own weights as they are; 0 teaches all.",
+        least=0, most=1024, panel=LEARNING, metavar="RANK",
+    )  # fmt: skip
+    adapter: bool = knob(
+        False, "Keep what --lora taught as an adapter beside the model, not merged into it.", panel=LEARNING
     )
+    patience: int = knob(
+        4,
+        "End early after so many evaluations without a better one; 0 never does.",
+        least=0,
+        most=10**6,
+        panel=LENGTH,
+    )
+    show_example: bool = knob(False, "Show how a pair is read, as tokens, and stop.")

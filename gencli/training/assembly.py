@@ -79,13 +79,12 @@ def length_of(
     steps_per_epoch: int,
     *,
     default_seconds: float | None = None,
-    default_epochs: float = 0,
 ) -> Length:
     """Return the limits that the settings give, or the default where they give none."""
     seconds = seconds_of(settings.time) if settings.time else None
     epochs = settings.epochs
     if not any((seconds, settings.steps, settings.tokens, epochs)):
-        seconds, epochs = default_seconds, default_epochs
+        seconds = default_seconds
     limits = [settings.steps, math.ceil(epochs * steps_per_epoch) if epochs else None]
     steps = min((limit for limit in limits if limit), default=None)
     return Length(seconds=seconds, steps=steps, tokens=settings.tokens)
@@ -169,7 +168,7 @@ def _habits(settings: Training) -> Habits:
     return Habits(
         seed=settings.seed, warmup=settings.warmup, decay=settings.decay, clip=settings.clip,
         rows_at_once=settings.rows_at_once, evaluations=settings.evaluations,
-        evaluate_every=settings.evaluate_every, save_every=settings.save_every,
+        evaluate_every=settings.evaluate_every, save_every=settings.save_every, patience=settings.patience,
     )  # fmt: skip
 
 
@@ -203,13 +202,17 @@ def _resume(run: Run, outside: Outside) -> None:
         if before != now:
             outside.say(f"{name}: {before} before, {now} now: the result may differ in the last digits")
     run.resume(saved)
-    if run.length.progress(seconds=run.state.seconds, steps=run.state.step, tokens=run.state.tokens) >= 1:
+    state, early = run.state, run.is_out_of_patience
+    if early or run.length.progress(seconds=state.seconds, steps=state.step, tokens=state.tokens) >= 1:
         if run.world.leads:
             sweep_staging(run.folder)  # a process that was killed in its last moment
         raise CompleteError(
-            f"this run is complete: {run.state.step:,} steps, {run.state.tokens:,} tokens, {run.state.seconds:.0f} s",
+            f"this run is complete: {state.step:,} steps, {state.tokens:,} tokens, {state.seconds:.0f} s"
+            + (", stopped early" if early else ""),
             where=run.name,
-            hint="give a longer --time, --steps, --tokens or --epochs to go on",
+            hint="give more --patience to go on"
+            if early
+            else "give a longer --time, --steps, --tokens or --epochs to go on",
         )
     lasted, clock = run.state.seconds, run.clock
     run.clock = lambda: lasted + clock()

@@ -15,6 +15,7 @@ from gencli.errors import CorpusError
 from gencli.model.scoring import IGNORED, Batch
 from gencli.text.examples import Example
 from gencli.training.shuffle import Shuffle
+from gencli.training.smoothing import Smoothing
 
 
 class Batches(Protocol):
@@ -93,28 +94,41 @@ class PackedBatches(Batches):
 class PairBatches(Batches):
     """Whole examples, `rows` at a time, padded on the right; neighbours are of similar length.
 
-    An epoch's shuffled examples are sorted by length within pools of `POOL` batches, then the batches are
-    shuffled again: little padding, and still another composition in every epoch.
+    An epoch's shuffled examples are sorted by length within pools of `POOL` batches, or a twelfth of the epoch
+    if that is more, then the batches are shuffled again: little padding, and still another composition in
+    every epoch. An example of twice the weight comes twice as often; an epoch has as many as they add up to.
     """
 
     POOL = 16
 
-    def __init__(self, examples: Sequence[Example], *, rows: int, seed: int, padding: int) -> None:
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        rows: int,
+        seed: int,
+        padding: int,
+        weights: Sequence[float] | None = None,
+        smoothing: Smoothing | None = None,
+    ) -> None:
         self.examples, self.rows, self.seed, self.padding = examples, rows, seed, padding
+        self.smoothing = smoothing
+        self._ends = None if weights is None else np.cumsum(np.array(weights, dtype=np.float64))
+        self.drawn = len(examples) if self._ends is None else max(1, round(float(self._ends[-1])))
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.examples) // self.rows)
+        return -(-self.drawn // self.rows)
 
     def batch(self, step: int) -> Batch:
         epoch, place = divmod(step, self.steps_per_epoch)
-        return padded([self.examples[i] for i in self._order(epoch)[place]], self.padding)
+        return padded([self.examples[i] for i in self._order(epoch)[place]], self.padding, self.smoothing)
 
     def _order(self, epoch: int) -> list[list[int]]:
         if getattr(self, "_ordered", (-1, []))[0] != epoch:
             random = np.random.default_rng([self.seed, epoch])
-            shuffled = random.permutation(len(self.examples)).tolist()
-            pool = self.rows * self.POOL
+            shuffled = random.permutation(self._draw(random)).tolist()
+            pool = self.rows * max(self.POOL, self.steps_per_epoch // 12)
             batches = []
             for start in range(0, len(shuffled), pool):
                 near = sorted(shuffled[start : start + pool], key=lambda i: len(self.examples[i].ids))
@@ -122,8 +136,23 @@ class PairBatches(Batches):
             self._ordered = epoch, [batches[i] for i in random.permutation(len(batches))]
         return self._ordered[1]
 
+    def _draw(self, random: np.random.Generator) -> NDArray[np.int64]:
+        """Return the numbers of an epoch's examples.
 
-def padded(examples: Sequence[Example], padding: int) -> Batch:
+        The weights lie side by side in an order drawn anew, and a comb of even teeth that begins anywhere
+        picks from them: each example comes as often as its weight says, to within one.
+        """
+        if self._ends is None:
+            return np.arange(len(self.examples))
+        order = random.permutation(len(self.examples))
+        ends = np.cumsum(np.diff(self._ends, prepend=0.0)[order])
+        teeth = (np.arange(self.drawn) + random.random()) * ends[-1] / self.drawn
+        places = np.minimum(np.searchsorted(ends, teeth, side="right"), len(order) - 1)
+        drawn: NDArray[np.int64] = order[places]
+        return drawn
+
+
+def padded(examples: Sequence[Example], padding: int, smoothing: Smoothing | None = None) -> Batch:
     """Return the examples as one batch; what is not learned, padding included, has the target IGNORED."""
     length = max(len(example.ids) for example in examples) - 1
     tokens = np.full((len(examples), length), padding, dtype=np.int64)
@@ -132,7 +161,8 @@ def padded(examples: Sequence[Example], padding: int) -> Batch:
         ids = np.array(example.ids, dtype=np.int64)
         tokens[row, : len(ids) - 1] = ids[:-1]
         targets[row, : len(ids) - 1] = np.where(example.learned[1:], ids[1:], IGNORED)
-    return Batch(tokens, targets, sum(len(example.ids) - 1 for example in examples))
+    soft = smoothing.soft(examples, length) if smoothing is not None else {}
+    return Batch(tokens, targets, sum(len(example.ids) - 1 for example in examples), soft)
 
 
 def in_order(

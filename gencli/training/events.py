@@ -86,7 +86,7 @@ class Stopped(Event):
 
 @dataclass(frozen=True)
 class Done(Event):
-    """The run reached its length. The validation figures are those of the published weights."""
+    """The run reached its length, or stopped early. The validation figures are those of the published weights."""
 
     steps: int
     tokens: int
@@ -98,3 +98,5 @@ class Done(Event):
     parameters: int
     model: str
     figures: Mapping[str, float] = field(default_factory=dict)
+    best_step: int = -1
+    stopped_early: bool = False

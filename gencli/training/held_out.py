@@ -51,11 +51,22 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
+class LabelScore(Score):
+    """A score by how often the label is right; of two that are equal the smaller loss is better."""
+
+    @property
+    def cost(self) -> float:
+        return self.answers - self.right + self.loss / (1 + self.loss)
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """Batches that are scored again and again; `token_bytes[id]` is the bytes of text an id stands for."""
 
     batches: Sequence[Batch]
     token_bytes: NDArray[np.float64]
+    answers: bool = False  # each row's targets are one answer
+    kind: type[Score] = Score
 
     @property
     def tokens(self) -> int:
@@ -81,11 +92,13 @@ class HeldOut:
             token_bytes=self.token_bytes,
             precision=runtime.precision,
             interrupted=interrupted,
+            answers=self.answers,
         )
         if found is None:
             return None
-        nats, tokens, nbytes = world.total(found.nats, found.tokens, found.nbytes)
-        return Score(nats, int(tokens), nbytes)
+        sums = world.total(found.nats, found.tokens, found.nbytes, found.answers, found.right)
+        nats, tokens, nbytes, answers, right = sums
+        return self.kind(nats, int(tokens), nbytes, int(answers), int(right))
 
     def _share(self, rank: int, size: int) -> list[Batch]:
         """Return every size-th batch, and one in which nothing is scored where others have one more."""

@@ -70,6 +70,7 @@ class Habits:
     evaluate_every: int = 0  # or every so many steps
     save_every: int = 0  # steps; 0: with each evaluation
     save_seconds: float = 600.0  # and at least this often
+    patience: int = 0  # evaluations without a better one that end the run; 0: never
 
 
 @dataclass
@@ -84,6 +85,7 @@ class RunState:
     evaluations: int = 0
     judged_step: int = -1
     best_step: int = -1
+    worse: int = 0  # evaluations since the best
     best_loss: float | None = None
     best_bits_per_byte: float | None = None
     best_cost: float | None = None
@@ -122,6 +124,11 @@ class Run:
     plan: Event | None = None  # told first
     rates: Mapping[int, float] = field(default_factory=dict)  # instead of the schedule's, by step
     now: float = 0.0  # what the first process's clock said when the processes last agreed
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Tell whether so many evaluations were no better that the run ends early."""
+        return 0 < self.habits.patience <= self.state.worse
 
     def agree(self, *figures: float) -> tuple[int | None, tuple[float, ...]]:
         """Return a signal that came to any process and the first process's figures, and set `now`."""
@@ -210,7 +217,7 @@ def _fit(run: Run) -> Iterator[Event]:
             gc.collect()
             run.agree()
         progress = _progress(run, reserve)
-        ended = progress >= 1.0 and state.step > 0
+        ended = (progress >= 1.0 or run.is_out_of_patience) and state.step > 0
         if ended and state.judged_step != state.step:
             state.evaluation_due = True  # time ran out between two steps
             continue
@@ -305,6 +312,7 @@ def _evaluated(run: Run) -> Evaluation | None:
         _check_finite(run, result.cost)
     state.judged_step = state.step
     best = result is None or state.best_cost is None or result.cost < state.best_cost
+    state.worse = 0 if best else state.worse + 1
     if best:
         state.best_step = state.step
         if result is not None:
@@ -332,4 +340,6 @@ def _done(run: Run) -> Done:
         parameters=sum(p.numel() for p in run.model.parameters()),
         model=run.name,
         figures=state.best_figures,
+        best_step=state.best_step,
+        stopped_early=run.is_out_of_patience,
     )

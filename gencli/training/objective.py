@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gencli.model.gpt import GPT
-from gencli.model.scoring import IGNORED, Batch, total_loss
+from gencli.model.scoring import IGNORED, Batch, scored_logits, total_loss
 
 
 class Objective(nn.Module):
@@ -33,3 +34,15 @@ class Objective(nn.Module):
     def weight(self, batch: Batch) -> float:
         """Return what the sums over the whole batch are divided by."""
         return float(np.count_nonzero(batch.targets != IGNORED))
+
+
+class SoftTargets(Objective):
+    """The cost of targets that share their place with others: `ids` (B, T, A) and the `shares` (B, T, A) of each."""
+
+    def forward(self, tokens: Tensor, targets: Tensor, **more: Tensor) -> tuple[Tensor, Tensor]:
+        logits, _, at = scored_logits(self.model, tokens, targets)
+        ids, shares = (more[name].flatten(0, 1) for name in ("ids", "shares"))
+        if at is not None:
+            ids, shares = ids[at], shares[at]
+        loss = -(shares * F.log_softmax(logits, dim=-1).gather(1, ids)).sum()
+        return loss, loss.new_zeros(0)

@@ -34,6 +34,7 @@ FREE = frozenset(
         "evaluations",
         "evaluate_every",
         "save_every",
+        "patience",
         "sample_prompt",
         "shard",
         "compile",
