@@ -93,6 +93,19 @@ def test_logits_are_those_of_transformers(shape: Shape, threads: int | None) -> 
     assert engine.lengths == [90]
 
 
+@pytest.mark.parametrize("count", [1, 2, 65, 160])
+def test_the_logits_after_each_token_are_those_of_transformers(count: int) -> None:
+    tokens = tokens_of(SHAPE, count)
+    found = np.concatenate(list(engine_of(SHAPE).each(tokens)))
+    assert found.shape == (count, SHAPE.vocabulary)
+    assert_close(list(found), their_logits(SHAPE, tokens))
+
+
+def test_a_text_beyond_the_context_is_refused() -> None:
+    with pytest.raises(UsageError, match="161 tokens don't fit into a context of 160"):
+        list(engine_of(SHAPE).each([1] * 161))
+
+
 def test_a_prompt_at_once_is_a_prompt_token_by_token() -> None:
     tokens = tokens_of(GROUPED, 150)  # more than two blocks
     whole, single = engine_of(GROUPED), engine_of(GROUPED)

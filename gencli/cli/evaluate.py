@@ -10,8 +10,13 @@ from gencli.errors import UsageError
 from gencli.settings import EvaluateSettings
 
 if TYPE_CHECKING:
+    from gencli.decoding.decoder import Engine
+    from gencli.evaluation.cost import Rounded
     from gencli.evaluation.pairs import PairsScore
     from gencli.evaluation.text import TextScore
+    from gencli.model.folder import ModelFolder
+    from gencli.model.gpt import GPT
+    from gencli.training.runtime import Runtime
 
 
 @command(
@@ -26,7 +31,6 @@ def evaluate(settings: EvaluateSettings) -> None:
     """
     from gencli.cli.places import cache_folder
     from gencli.model.folder import open_model
-    from gencli.model.gpt import GPT
     from gencli.training.runtime import choose_runtime
     from gencli.ui import Screen, emit
 
@@ -35,11 +39,10 @@ def evaluate(settings: EvaluateSettings) -> None:
     screen = Screen(quiet=settings.quiet)
     folder = open_model(settings.model, cache_folder())
     runtime = choose_runtime(settings.device, precision=settings.precision, threads=settings.threads)
-    model = GPT(folder.shape).load(folder.weights()).to(runtime.device)
+    model = _opened(folder, settings, runtime)
     scores: list[TextScore | PairsScore] = []
     for name in settings.files:
         if _as_pairs(settings, name):
-            from gencli.decoding.torch_engine import TorchEngine
             from gencli.evaluation.pairs import score_pairs
             from gencli.text.pairs import read_pairs
 
@@ -56,7 +59,7 @@ def evaluate(settings: EvaluateSettings) -> None:
                     file,
                     folder,
                     model,
-                    TorchEngine(model),
+                    _writer(model),
                     runtime,
                     rows=settings.batch_size,
                     say=screen.note,
@@ -78,6 +81,29 @@ def evaluate(settings: EvaluateSettings) -> None:
             emit(scores[-1].record())
     if not settings.json:
         _show(scores, screen)
+
+
+def _opened(folder: ModelFolder, settings: EvaluateSettings, runtime: Runtime) -> GPT | Rounded:
+    """Return the model in the form that computes with the precision asked for."""
+    from gencli.model.gpt import GPT
+
+    if settings.precision != "int8":
+        return GPT(folder.shape).load(folder.weights()).to(runtime.device)
+    from gencli.decoding.cpu_engine import CpuEngine
+    from gencli.evaluation.cost import Rounded
+
+    if runtime.device.type != "cpu":
+        raise UsageError("only the engine cpu computes with int8 weights", hint="--device cpu")
+    threads = settings.threads or None
+    return Rounded(folder.shape, CpuEngine(folder.shape, folder.weights(), precision="int8", threads=threads))
+
+
+def _writer(model: GPT | Rounded) -> Engine:
+    """Return what writes a model's own answers."""
+    from gencli.decoding.torch_engine import TorchEngine
+    from gencli.evaluation.cost import Rounded
+
+    return model.engine if isinstance(model, Rounded) else TorchEngine(model)
 
 
 def _as_pairs(settings: EvaluateSettings, name: str) -> bool:

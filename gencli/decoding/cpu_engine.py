@@ -15,7 +15,7 @@ import numpy.typing as npt
 from gencli.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gencli.decoding.cpu_kernels import WeightArray, Weights
     from gencli.model.shape import Shape
@@ -105,6 +105,22 @@ class CpuEngine:
         self.lengths = [len(prompt) for prompt in prompts for _ in range(copies)]
         self._rows = np.arange(len(self.lengths))
         return logits.repeat(copies, axis=0)
+
+    def each(self, tokens: Sequence[int]) -> Iterator[FloatArray]:
+        """Read a text into a new cache; yield the logits [T, V] after every token, some tokens at a time.
+
+        Raises UsageError for no token and for more than the context holds.
+        """
+        ids, row = np.asarray(tokens, dtype=np.int64), np.zeros(_BLOCK, dtype=np.int64)
+        if ids.size > self.context:
+            raise UsageError(f"{ids.size:,} tokens don't fit into a context of {self.context:,}")
+        yield self.start([tokens[:1]], slots=ids.size)
+        for start in range(1, ids.size, _BLOCK):
+            block = ids[start : start + _BLOCK]
+            places = np.arange(start, start + block.size)
+            every = np.arange(block.size)
+            yield self._forward(block, row[: block.size], places, every, self._prompt_pace)
+        self.lengths = [ids.size]
 
     def step(self, tokens: npt.ArrayLike) -> FloatArray:
         """Append one token to every row; return the logits [B · copies, V] for the next.

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 
 from gencli.decoding.decoder import Engine
 from gencli.evaluation.answers import answers
+from gencli.evaluation.cost import Rounded, cost_of
 from gencli.model.folder import ModelFolder
 from gencli.model.gpt import GPT
-from gencli.model.scoring import score
 from gencli.text.examples import encode_pairs
 from gencli.text.pairs import PairsFile
 from gencli.training.batches import pairs_in_order
@@ -37,7 +37,7 @@ class PairsScore:
 def score_pairs(
     file: PairsFile,
     folder: ModelFolder,
-    model: GPT,
+    model: GPT | Rounded,
     engine: Engine,
     runtime: Runtime,
     *,
@@ -51,8 +51,7 @@ def score_pairs(
         say(note)
     batches = pairs_in_order(encoded.examples, rows=rows, padding=tokenizer.pad)
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=0.0)
-    result = score(model, batches, token_bytes=sizes, precision=runtime.precision)
-    assert result is not None
+    result = cost_of(model, batches, sizes, runtime)
     right = sum(
         answer.text.strip() == answer.pair.completion.strip()
         for answer in answers(file.pairs, engine, tokenizer)

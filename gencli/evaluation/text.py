@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from gencli.evaluation.cost import Rounded, cost_of
 from gencli.model.gpt import GPT
-from gencli.model.scoring import score
 from gencli.text.tokenizer import Tokenizer
 from gencli.text.tokens import TokenFile
 from gencli.training.batches import in_order
@@ -31,13 +31,12 @@ class TextScore:
 
 
 def score_text(
-    name: str, tokens: TokenFile, model: GPT, tokenizer: Tokenizer, runtime: Runtime, *, rows: int
+    name: str, tokens: TokenFile, model: GPT | Rounded, tokenizer: Tokenizer, runtime: Runtime, *, rows: int
 ) -> TextScore:
     """Return what the whole text costs, in windows of the model's context without overlap."""
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=tokens.end_bytes)
     windows = in_order(tokens.ids, [(0, len(tokens.ids))], context=model.shape.context, rows=rows)
-    result = score(model, windows, token_bytes=sizes, precision=runtime.precision)
-    assert result is not None
+    result = cost_of(model, windows, sizes, runtime)
     return TextScore(name, result.bits_per_byte, result.loss, result.tokens, round(result.nbytes))
 
 

@@ -35,8 +35,9 @@ class EvaluateSettings(Reading, MachineChoice):
     completion_key: str | None = knob(None, "Field or column of the answer.", panel=TEXT, metavar="NAME")
     batch_size: int = knob(16, "Rows at once.", least=1, most=65_536, panel=MACHINE)
     precision: str = knob(
-        "float32", "Arithmetic of matrix products.", choices=("auto", "float32", "bfloat16"), panel=MACHINE
-    )
+        "float32", "Arithmetic of matrix products; int8 scores what the engine cpu writes with such weights.",
+        choices=("auto", "float32", "bfloat16", "int8"), panel=MACHINE,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
