@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from gencli.decoding.decoder import Token
 from gencli.decoding.engines import open_engine
 from gencli.decoding.prompts import prompt_ids
-from gencli.decoding.writing import write_texts
+from gencli.decoding.writing import grammar_of, write_texts
+from gencli.errors import UsageError
 from gencli.knobs import knobs_of, settings_of
 from gencli.model import folder
 from gencli.settings import WritingChoice
@@ -40,14 +41,22 @@ def generate(model: Model, prompt: str = "", *, raw: bool = False, **options: ob
 
     `raw` gives a fine-tuned model the prompt without its turns. The options are those of the command
     `gencli generate`, with its defaults; the same seed gives the same text, and without one it is 0. Raises
-    UsageError for an option that there isn't and for a value that it can't have.
+    UsageError for an option that there isn't, for a value that it can't have, and for a length at which no text
+    matches. `json_schema` may be a dictionary.
     """
     settings = settings_of(WritingChoice, options)
     chat = model.folder.is_chat and not raw
     tokenizer = model.folder.tokenizer
     prompts = [prompt_ids(tokenizer, prompt, chat=chat)]
-    events = write_texts(model.engine, tokenizer, prompts, settings, seed=settings.seed or 0)
-    text = "".join(event.text for event in events if isinstance(event, Token))
+    grammar = grammar_of(settings)
+    events = write_texts(model.engine, tokenizer, prompts, settings, grammar=grammar, seed=settings.seed or 0)
+    tokens = [event for event in events if isinstance(event, Token)]
+    if grammar is not None and tokens[-1].finish == "length" and not tokens[-1].complete:
+        raise UsageError(
+            f"the text was not what {grammar.name} wants when its length was reached",
+            hint="raise max_new_tokens",
+        )
+    text = "".join(token.text for token in tokens)
     return text if chat else prompt + text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import numbers
 import re
@@ -111,7 +112,8 @@ def resolve(
 
 
 def settings_of(settings: type[Chosen], given: Mapping[str, object]) -> Chosen:
-    """Return the settings that a Python program gives by name. A mapping stands for a list of NAME=VALUE.
+    """Return the settings that a Python program gives by name. A mapping stands for a list of NAME=VALUE,
+    or for a text of JSON.
 
     Raises UsageError for a name that there isn't and a value of another type or out of range.
     """
@@ -132,6 +134,8 @@ def _converted(name: str, value: object, kind: type) -> object:
         return tuple(f"{key}={number}" for key, number in value.items())
     if kind is tuple and isinstance(value, str):
         return (value,)
+    if kind is str and isinstance(value, Mapping):
+        return json.dumps(value)
     numeric = {int: numbers.Integral, float: numbers.Real, tuple: Iterable}.get(kind, kind)
     parts = tuple(value) if kind is tuple and isinstance(value, Iterable) else ()
     if (

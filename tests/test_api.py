@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"frequency_penalty": 2.0, "penalty_window": 3},
     {"no_repeat_ngram": 1}, {"logit_bias": (" sky=50",)}, {"ban": ("e",)}, {"stop": ("e", "i")},
     {"min_new_tokens": 30}, {"keep": 9, "max_new_tokens": 120}, {"temperature": 0.3}, {"seed": 2},
-    {"max_new_tokens": 3},
+    {"max_new_tokens": 3}, {"regex": "[a-z ]+, [가-힣]{2}"}, {"json_schema": '{"type": "string", "maxLength": 9}'},
 ]  # fmt: skip
 
 
@@ -74,6 +75,10 @@ def test_what_a_program_would_rather_give(model: gencli.Model) -> None:
         "top_p": 1,
     }
     assert gencli.generate(model, "강", **HOT | free) == plain
+    schema = {"type": "array", "items": {"enum": [1, "셋"]}}
+    assert gencli.generate(model, "강", **HOT | {"json_schema": schema}) == gencli.generate(
+        model, "강", **HOT | {"json_schema": json.dumps(schema)}
+    )
     assert gencli.generate(model, "강", max_new_tokens=9) == gencli.generate(
         model, "강", max_new_tokens=9, seed=None
     )
@@ -91,6 +96,12 @@ def test_what_a_program_would_rather_give(model: gencli.Model) -> None:
         ({"stop": [1]}, "stop should be a list"),
         ({"stop": 1}, "stop should be a list"),
         ({"logit_bias": {"sea": 101}}, "from -100 to 100"),
+        ({"regex": "a(b"}, "unclosed group"),
+        ({"regex": "a", "json_schema": "{}"}, "can't both be given"),
+        (
+            {"json_schema": {"type": "array", "minItems": 300}},
+            "the shortest text found that the schema allows",
+        ),
         ({"keep": 32}, "leaves no room in a context of 64"),
         ({"min_new_tokens": 9, "max_new_tokens": 8}, "above --max-new-tokens"),
     ],

@@ -83,7 +83,7 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-HEAVY = {"torch", "numba", "numpy", "sentencepiece", "safetensors", "transformers"}
+HEAVY = {"torch", "numba", "numpy", "sentencepiece", "safetensors", "transformers", "llguidance"}
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -103,7 +103,7 @@ def test_generating_on_the_cpu_loads_no_torch(model_folder: Path) -> None:
         f"run(['generate', 'x', '-m', {str(model_folder)!r}, '-n', '2', '-q', '--engine', 'cpu', '--json'])"
     )
     loaded = loaded_by(code)
-    assert "numba" in loaded and not {"torch", "transformers"} & loaded
+    assert "numba" in loaded and not {"torch", "transformers", "llguidance"} & loaded
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

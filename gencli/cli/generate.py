@@ -35,23 +35,26 @@ def generate(settings: GenerateSettings) -> None:
 
     A pretrained model continues the prompt; a fine-tuned one answers it.
 
-    Filters apply in this order: repetition penalty, presence and frequency penalty, no-repeat n-gram,
+    With --regex or --json-schema only tokens come with which the text can still match, within its length. Of
+    those, filters apply in this order: repetition penalty, presence and frequency penalty, no-repeat n-gram,
     logit bias, bans, top-k, typical-p, top-p, min-p, temperature.
     """
     from gencli.cli.places import cache_folder
     from gencli.cli.writer import Writer
     from gencli.decoding.engines import open_engine
+    from gencli.decoding.writing import grammar_of
     from gencli.model.folder import open_model
     from gencli.ui import Screen
 
     _check(settings)
+    grammar = grammar_of(settings)
     screen = Screen(quiet=settings.quiet)
     prompt = _prompt(settings) if settings.input is None else ""
     folder = open_model(settings.model, cache_folder())
     engine = open_engine(folder, engine=settings.engine, device=settings.device, precision=settings.precision)
     chat = folder.is_chat and not settings.raw
     sureness = open_sureness(settings, folder.path, screen)
-    writer = Writer(settings, engine, folder.tokenizer, chat, settings.seed or 0, screen, sureness)
+    writer = Writer(settings, engine, folder.tokenizer, chat, settings.seed or 0, screen, sureness, grammar)
     if settings.input is not None:
         from gencli.cli.many import write_rows
 
@@ -62,6 +65,7 @@ def generate(settings: GenerateSettings) -> None:
         _write_found(writer, prompt)
     else:
         _write_texts(writer, prompt)
+    writer.tell_incomplete()
 
 
 def _check(settings: GenerateSettings) -> None:
@@ -77,10 +81,13 @@ def _check(settings: GenerateSettings) -> None:
         and (settings.num_samples > 1 or settings.logprobs is not None),
         "--beams give one text, without --choices, --num-samples and --logprobs": settings.beams > 1
         and (settings.choices is not None or settings.num_samples > 1 or settings.logprobs is not None),
+        "--choices say all that may be written, without --regex and --json-schema": settings.choices
+        is not None
+        and (settings.regex or settings.json_schema) is not None,
     }
     hints = (
         "give the prompts as --input FILE", "give them as --input FILE", "give --json too",
-        "leave those out", "leave those out",
+        "leave those out", "leave those out", "give the one or the other",
     )  # fmt: skip
     for (problem, holds), hint in zip(problems.items(), hints, strict=True):
         if holds:
@@ -132,7 +139,8 @@ def _write_found(writer: Writer, prompt: str) -> None:
     with writer.screen.patient("compiling the decoding loop for this machine, once"):
         found = writer.searched(writer.ids(prompt))
     if writer.settings.json:
-        emit({"event": "sample", "prompt": prompt, **found_record(found, writer.sureness)})
+        record = {**found_record(found, writer.sureness), **writer.matches(found)}
+        emit({"event": "sample", "prompt": prompt, **record})
         return
     confidence = writer.sureness.calibration.confidence(found.logprobs)
     lead = _lead(writer.settings, prompt, chat=writer.chat)
@@ -250,7 +258,7 @@ def _write_json(events: Iterator[Token], writer: Writer, prompt: str, pace: Pace
             record: dict[str, object] = {
                 "event": "sample", "prompt": prompt, **writer.sureness.record(text, writer.sureness.of(row)),
                 "tokens": len(row), "finish": event.finish, "seed": writer.seed, "row": event.row,
-                "tokens_per_second": round(pace.rate(len(row)), 1),
+                "tokens_per_second": round(pace.rate(len(row)), 1), **writer.matches(event),
             }  # fmt: skip
             if writer.settings.show_confidence:
                 record["pieces"] = piece_records(row)

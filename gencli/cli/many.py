@@ -179,7 +179,8 @@ def _best(writer: Writer, prompt: Sequence[int]) -> dict[str, object]:
     """Return the likeliest choice, or text of a search, as part of a record."""
     if writer.settings.choices:
         return choices_record(writer.ranked(prompt), writer.sureness)
-    return found_record(writer.searched(prompt), writer.sureness)
+    found = writer.searched(prompt)
+    return {**found_record(found, writer.sureness), **writer.matches(found)}
 
 
 def _written(writer: Writer, batch: Sequence[Wanted], tally: Tally) -> Iterator[tuple[int, Records]]:
@@ -205,7 +206,7 @@ def _sample(writer: Writer, wanted: Wanted, copy: int, tokens: Sequence[Token]) 
     text, confidence = "".join(token.text for token in tokens), writer.sureness.of(tokens)
     record = wanted.record(
         sample=copy, prompt=wanted.row.prompt, **writer.sureness.record(text, confidence),
-        tokens=len(tokens), finish=tokens[-1].finish, seed=writer.seed,
+        tokens=len(tokens), finish=tokens[-1].finish, seed=writer.seed, **writer.matches(tokens[-1]),
     )  # fmt: skip
     if writer.settings.show_confidence:
         record["pieces"] = piece_records(tokens)

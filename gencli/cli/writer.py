@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gencli.cli.sureness import wants_logprobs
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from gencli.decoding.beams import Found
     from gencli.decoding.choices import Choice
     from gencli.decoding.decoder import Engine, Token
+    from gencli.decoding.grammar import Grammar
     from gencli.settings import GenerateSettings
     from gencli.text.tokenizer import Tokenizer
     from gencli.ui import Screen
@@ -30,7 +32,9 @@ class Writer:
     seed: int
     screen: Screen
     sureness: Sureness
+    grammar: Grammar | None = None
     told: bool = False  # that a text outgrew the context
+    incomplete: Counter[str | None] = field(default_factory=Counter)  # texts, by how they ended
 
     def ids(self, prompt: str) -> list[int]:
         """Return what the model reads: the prompt, in its turn for a fine-tuned model."""
@@ -50,12 +54,15 @@ class Writer:
             self.tokenizer,
             prompts,
             self.settings,
+            grammar=self.grammar,
             seed=self.seed,
             copies=self.settings.num_samples,
             logprobs=0 if asked is None and wants_logprobs(self.settings) else asked,
             numbers=numbers,
         ):
             if not isinstance(event, Slide):
+                if not event.complete:
+                    self.incomplete[event.finish] += 1
                 yield event
             elif not self.told:
                 self.told = True
@@ -79,7 +86,7 @@ class Writer:
         from gencli.decoding.beams import search
 
         settings = self.settings
-        return search(
+        found = search(
             self.engine,
             self.tokenizer,
             prompt,
@@ -90,9 +97,26 @@ class Writer:
             length_penalty=settings.length_penalty,
             stop=[text for text in settings.stop if text],
             bans=settings.ban,
+            grammar=self.grammar,
             keep=settings.keep,
             cut=self.tell_cut,
         )
+        if not found.complete:
+            self.incomplete[found.finish] += 1
+        return found
+
+    def tell_incomplete(self) -> None:
+        """Say how many texts ended before they were what the pattern or the schema wants."""
+        if self.grammar is None:
+            return
+        for finish, count in self.incomplete.items():
+            number = "a text" if count == 1 else f"{count:,} texts"
+            why = "a stop string" if finish == "stop" else "--max-new-tokens"
+            self.screen.note(f"{number} ended at {why} before matching {self.grammar.name}")
+
+    def matches(self, end: Token | Found) -> dict[str, object]:
+        """Return, as part of a record, whether a text is what was wanted, if anything was."""
+        return {} if self.grammar is None else {"matches": end.complete}
 
     def tell_cut(self, dropped: int) -> None:
         """Say once that a prompt was too long to be read whole."""

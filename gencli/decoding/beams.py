@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gencli.decoding.bans import Bans
-from gencli.decoding.decoder import EXCLUDED, Engine, log_softmax, mask_of, recent
-from gencli.decoding.filters import exclude
+from gencli.decoding.decoder import Engine, log_softmax, recent
 from gencli.decoding.history import History
+from gencli.decoding.rules import EXCLUDED, Progress, Rules
 from gencli.decoding.sampler import Sampling, check_finite, reshaped
-from gencli.decoding.utf8 import State, Utf8Mask
-from gencli.text.tokenizer import Tokenizer, normalised
+from gencli.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gencli.decoding.grammar import Grammar
 
 FloatArray = NDArray[np.float32]
 
@@ -24,7 +26,8 @@ class Found:
     """The text that a search ends with.
 
     `score` is the sum of its tokens' log-probabilities, divided by their number to the power of the length
-    penalty; `logprobs` are those of its tokens. `finish` is "stop" or "length", as for a drawn text.
+    penalty; `logprobs` are those of its tokens. `finish` is "stop" or "length", and `complete` tells whether the
+    text is what the grammar wants, as for a drawn text.
     """
 
     ids: list[int]
@@ -32,20 +35,23 @@ class Found:
     score: float
     finish: str
     logprobs: list[float]
+    complete: bool = True
 
 
 @dataclass(frozen=True)
-class _Rules:
+class _Search:
     """What holds for all beams."""
 
     tokenizer: Tokenizer
-    mask: Utf8Mask
+    rules: Rules
     sampling: Sampling
-    bans: Bans
     stop: Sequence[str]
     budget: int
-    min_new_tokens: int
     length_penalty: float
+
+    def is_last(self, beam: _Beam) -> bool:
+        """Tell whether nothing can follow the beam's last id."""
+        return len(beam.ids) == self.budget or beam.progress.is_over()
 
 
 @dataclass
@@ -54,11 +60,14 @@ class _Beam:
 
     row: int
     history: History
+    progress: Progress
     ids: list[int] = field(default_factory=list)
     totals: list[float] = field(default_factory=list)  # the sum of log-probabilities after each id
-    state: State = State.WHOLE
-    tail: bytes = b""  # what may be the beginning of a banned text
     stopped: str | None = None  # the text before a stop string
+
+    def total(self) -> float:
+        """Return the sum of the log-probabilities of all ids."""
+        return self.totals[-1] if self.totals else 0.0
 
 
 def search(
@@ -73,6 +82,7 @@ def search(
     length_penalty: float = 1.0,
     stop: Sequence[str] = (),
     bans: Sequence[str] = (),
+    grammar: Grammar | None = None,
     keep: int = 1,
     cut: Callable[[int], None] | None = None,
 ) -> Found:
@@ -89,86 +99,100 @@ def search(
     if dropped and cut is not None:
         cut(dropped)
     budget = min(max_new_tokens, engine.context - len(ids))
-    banned = Bans([normalised(text) for text in bans], tokenizer.piece_bytes)
-    rules = _Rules(
-        tokenizer, mask_of(tokenizer), sampling, banned, stop, budget, min_new_tokens, length_penalty
-    )
+    rules = Rules(tokenizer, bans=bans, min_new_tokens=min_new_tokens, grammar=grammar)
+    task = _Search(tokenizer, rules, sampling, stop, budget, length_penalty)
+    progress = rules.start(budget)
     logits = engine.start([ids], copies=beams, slots=len(ids) + budget)
-    running = [_Beam(0, sampling.history(prompt))]
+    running = [_Beam(0, sampling.history(prompt), progress)]
     ended: list[tuple[float, _Beam]] = []
     while True:
         check_finite(logits)
-        running, just_ended = _stepped(running, logits, rules, beams)
+        running, just_ended = _stepped(running, logits, task, beams)
         ended = sorted([*ended, *just_ended], key=lambda one: -one[0])[:beams]
-        if not running or (len(ended) == beams and _score(running[0], rules) <= ended[-1][0]):
+        if not running or (len(ended) == beams and _score(running[0], task) <= ended[-1][0]):
             break
         engine.keep([beam.row for beam in running])
         logits = engine.step(np.array([beam.ids[-1] for beam in running], dtype=np.int64))
         for row, beam in enumerate(running):
             beam.row = row
-    score, best = ended[0]
-    ends = best.stopped is not None or best.ids[-1] == tokenizer.eos
-    text = tokenizer.decode(best.ids) if best.stopped is None else best.stopped
+    return _found(*ended[0], task)
+
+
+def _found(score: float, best: _Beam, task: _Search) -> Found:
     logprobs = np.diff(best.totals, prepend=0.0).tolist()
-    return Found(best.ids, text, score, "stop" if ends else "length", logprobs)
+    if best.stopped is not None:
+        return Found(best.ids, best.stopped, score, "stop", logprobs, task.rules.matches(best.stopped))
+    complete = best.progress.is_complete()
+    ends = complete and (best.ids[-1] == task.rules.end or best.progress.is_over())
+    text = task.tokenizer.decode(best.ids)
+    return Found(best.ids, text, score, "stop" if ends else "length", logprobs, complete)
 
 
 def _stepped(
-    running: Sequence[_Beam], logits: FloatArray, rules: _Rules, beams: int
+    running: Sequence[_Beam], logits: FloatArray, task: _Search, beams: int
 ) -> tuple[list[_Beam], list[tuple[float, _Beam]]]:
     """Return the beams that go on, the likeliest first, and those that end here with their scores."""
     going_on: list[_Beam] = []
     ended: list[tuple[float, _Beam]] = []
-    for rank, (beam, chosen, total) in enumerate(_likeliest(running, logits, rules, 2 * beams)):
-        longer = _extended(beam, chosen, total, rules)
-        is_last = chosen == rules.tokenizer.eos or len(longer.ids) == rules.budget
-        if is_last or longer.stopped is not None:
+    likeliest = _likeliest(running, logits, task, 2 * beams)
+    longer_ones = [longer for one in likeliest if (longer := _extended(*one, task)) is not None]
+    for rank, longer in enumerate(longer_ones or [_on_the_shortest_way(running[0], logits, task)]):
+        if longer.ids[-1] == task.rules.end or task.is_last(longer) or longer.stopped is not None:
             if rank < beams:
-                ended.append((_score(longer, rules), longer))
+                ended.append((_score(longer, task), longer))
         elif len(going_on) < beams:
             going_on.append(longer)
     return going_on, ended
 
 
-def _score(beam: _Beam, rules: _Rules) -> float:
-    return float(beam.totals[-1] / len(beam.ids) ** rules.length_penalty)
+def _score(beam: _Beam, task: _Search) -> float:
+    return float(beam.total() / len(beam.ids) ** task.length_penalty)
 
 
 def _likeliest(
-    running: Sequence[_Beam], logits: FloatArray, rules: _Rules, count: int
+    running: Sequence[_Beam], logits: FloatArray, task: _Search, count: int
 ) -> list[tuple[_Beam, int, float]]:
     """Return the `count` likeliest continuations as (beam, id, sum of log-probabilities), the best first."""
-    scores = np.stack([_sums(beam, logits[beam.row], rules) for beam in running]).reshape(-1)
+    scores = np.stack([_sums(beam, logits[beam.row], task) for beam in running]).reshape(-1)
     count = min(count, int((scores > -np.inf).sum()))
+    if count == 0:
+        return []
     best = np.argpartition(-scores, count - 1)[:count]
     best = best[np.argsort(-scores[best], kind="stable")]
     size = logits.shape[1]
     return [(running[place // size], int(place % size), float(scores[place])) for place in best.tolist()]
 
 
-def _sums(beam: _Beam, logits: FloatArray, rules: _Rules) -> FloatArray:
+def _sums(beam: _Beam, logits: FloatArray, task: _Search) -> FloatArray:
     """Return for each id [V] the sum of log-probabilities with it, -inf where it may not come."""
     own = log_softmax(logits).astype(np.float32)
-    own = np.where(rules.mask.allowed(beam.state, rules.budget - len(beam.ids)), own, EXCLUDED)
-    if len(beam.ids) < rules.min_new_tokens:
-        own = exclude(own, (rules.tokenizer.eos,))
-    allowed = rules.bans.allowed(beam.tail) if rules.bans else None
-    return reshaped(own, rules.sampling, beam.history, allowed) + np.float32(
-        beam.totals[-1] if beam.totals else 0.0
+    possible = task.rules.possible(beam.progress, own, len(beam.ids), task.budget - len(beam.ids))
+    if possible is None:
+        return np.full_like(own, EXCLUDED)
+    return reshaped(possible, task.sampling, beam.history, task.rules.welcome(beam.progress)) + np.float32(
+        beam.total()
     )
 
 
-def _extended(beam: _Beam, chosen: int, total: float, rules: _Rules) -> _Beam:
-    """Return the beam with one more id."""
+def _extended(beam: _Beam, chosen: int, total: float, task: _Search) -> _Beam | None:
+    """Return the beam with one more id, None if what is left of the budget could not complete its text."""
+    progress = task.rules.after(beam.progress, chosen, task.budget - len(beam.ids) - 1)
+    return None if progress is None else _longer(beam, chosen, progress, total, task)
+
+
+def _on_the_shortest_way(beam: _Beam, logits: FloatArray, task: _Search) -> _Beam:
+    """Return the beam with the next id of the known end of its text."""
+    chosen, progress = task.rules.shortest_way(beam.progress)
+    total = beam.total() + float(log_softmax(logits[beam.row])[chosen])
+    return _longer(beam, chosen, progress, total, task)
+
+
+def _longer(beam: _Beam, chosen: int, progress: Progress, total: float, task: _Search) -> _Beam:
     history = beam.history.fork()
     history.add(chosen)
-    longer = _Beam(beam.row, history, [*beam.ids, chosen], [*beam.totals, total], beam.state, beam.tail)
-    if chosen != rules.tokenizer.eos:
-        longer.state = rules.mask.advance(beam.state, chosen)
-    if rules.bans:
-        longer.tail = rules.bans.advance(beam.tail, chosen)
-    if rules.stop:
-        text = rules.tokenizer.decode(longer.ids)
-        places = [place for string in rules.stop if (place := text.find(string)) >= 0]
+    longer = _Beam(beam.row, history, progress, [*beam.ids, chosen], [*beam.totals, total])
+    if task.stop:
+        text = task.tokenizer.decode(longer.ids)
+        places = [place for string in task.stop if (place := text.find(string)) >= 0]
         longer.stopped = text[: min(places)] if places else None
     return longer

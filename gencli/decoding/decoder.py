@@ -6,24 +6,26 @@ which device, makes no difference here.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gencli.decoding.bans import Bans
 from gencli.decoding.filters import exclude
 from gencli.decoding.history import History
+from gencli.decoding.rules import Progress, Rules
 from gencli.decoding.sampler import Sampler, Sampling
-from gencli.decoding.utf8 import State, Utf8Mask
 from gencli.errors import UsageError
-from gencli.text.tokenizer import TextStream, Tokenizer, normalised
+from gencli.text.tokenizer import TextStream, Tokenizer
+
+if TYPE_CHECKING:
+    from gencli.decoding.grammar import Grammar
 
 FloatArray = NDArray[np.float32]
-EXCLUDED = np.float32(-np.inf)
+
+_DRAWS = 4  # of a token after which the text could not be completed
 
 
 class Engine(Protocol):
@@ -55,7 +57,8 @@ class Token:
 
     `finish` is None until the row ends: "stop" (end of text, or a stop string) or "length". `logprob` and
     `alternatives`, the likeliest ids with theirs, are natural logarithms under the model's own distribution,
-    before any filter; both are given only where they were asked for.
+    before any filter; both are given only where they were asked for. `complete` tells, where the row ends,
+    whether its text is what the grammar wants.
     """
 
     row: int
@@ -64,6 +67,7 @@ class Token:
     finish: str | None = None
     logprob: float | None = None
     alternatives: tuple[tuple[int, float], ...] = ()
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,21 +88,10 @@ class _Row:
     stream: TextStream
     stops: _StopStrings
     history: History
-    state: State
+    progress: Progress
     remaining: int
+    text: str = ""
     written: int = 0
-    tail: bytes = b""  # what may be the beginning of a banned text
-
-
-@dataclass(frozen=True)
-class _Rules:
-    """What holds for all rows."""
-
-    mask: Utf8Mask
-    bans: Bans
-    end: int
-    min_new_tokens: int
-    logprobs: int | None
 
 
 def generate(
@@ -113,6 +106,7 @@ def generate(
     copies: int = 1,
     stop: Sequence[str] = (),
     bans: Sequence[str] = (),
+    grammar: Grammar | None = None,
     logprobs: int | None = None,
     numbers: Sequence[int] | None = None,
     keep: int = 1,
@@ -123,13 +117,14 @@ def generate(
     reaches the engine's context goes on with its first `keep` tokens and its most recent half; UsageError
     is raised for more than leave room.
 
-    The end of text does not come before `min_new_tokens`; no text of `bans` is written. `logprobs` asks for
-    log-probabilities with so many alternatives. `numbers` are the prompts' numbers in a job that is done in
-    parts: a random stream belongs to a number and a copy, so that the parts make no difference.
+    The end of text does not come before `min_new_tokens`; no text of `bans` is written. A text is one that
+    `grammar` wants, and short enough for `max_new_tokens`; the other rules give way to that, but not a stop
+    string. `logprobs` asks for log-probabilities with so many alternatives. `numbers` are the prompts' numbers
+    in a job that is done in parts: a random stream belongs to a number and a copy, so that the parts make
+    no difference.
     """
-    mask = mask_of(tokenizer)
-    banned = Bans([normalised(text) for text in bans], tokenizer.piece_bytes)
-    rules = _Rules(mask, banned, tokenizer.eos, min_new_tokens, logprobs)
+    rules = Rules(tokenizer, bans=bans, min_new_tokens=min_new_tokens, grammar=grammar)
+    progress = rules.start(max_new_tokens)
     rows: list[_Row] = []
     texts: list[list[int]] = []
     for number, prompt in enumerate(prompts):
@@ -147,7 +142,7 @@ def generate(
                     TextStream(tokenizer),
                     _StopStrings(stop),
                     sampling.history(prompt),
-                    mask.start(),
+                    progress,
                     max_new_tokens,
                 )
             )
@@ -156,7 +151,7 @@ def generate(
     while rows:
         active = []
         for place, row in enumerate(rows):
-            token = _next(row, logits[place], rules)
+            token = _next(row, logits[place], rules, logprobs)
             yield token
             if token.finish is None:
                 active.append(place)
@@ -175,57 +170,60 @@ def generate(
             logits = engine.step(np.array([row.ids[-1] for row in rows], dtype=np.int64))
 
 
-def mask_of(tokenizer: Tokenizer) -> Utf8Mask:
-    """Return the mask that lets a tokenizer's ids spell valid UTF-8 and end, and nothing else."""
-    return _mask(tokenizer.piece_bytes, tokenizer.control_ids - {tokenizer.eos})
-
-
-@functools.lru_cache(maxsize=1)
-def _mask(piece_bytes: tuple[bytes, ...], forbidden: frozenset[int]) -> Utf8Mask:
-    """Return a mask made once for many batches."""
-    return Utf8Mask(piece_bytes, forbidden=forbidden)
-
-
-def _next(row: _Row, logits: FloatArray, rules: _Rules) -> Token:
+def _next(row: _Row, logits: FloatArray, rules: Rules, logprobs: int | None) -> Token:
     """Choose the row's next id and take it in."""
-    chosen = _chosen(row, logits, rules)
+    chosen, row.progress = _chosen(row, logits, rules)
     row.remaining -= 1
     row.written += 1
     row.ids.append(chosen)
     row.history.add(chosen)
     text, finish = _text_of(row, chosen, rules)
-    if rules.logprobs is None:
-        return Token(row.number, chosen, text, finish)
-    if rules.logprobs == 0:
-        return Token(row.number, chosen, text, finish, logprob_of(logits, chosen))
+    row.text += text
+    token = Token(row.number, chosen, text, finish, complete=_is_complete(row, rules) if finish else True)
+    if logprobs is None:
+        return token
+    if logprobs == 0:
+        return replace(token, logprob=logprob_of(logits, chosen))
     own = log_softmax(logits)
-    likeliest = np.argsort(-own, kind="stable")[: rules.logprobs]
+    likeliest = np.argsort(-own, kind="stable")[:logprobs]
     alternatives = tuple((int(identity), float(own[identity])) for identity in likeliest)
-    return Token(row.number, chosen, text, finish, float(own[chosen]), alternatives)
+    return replace(token, logprob=float(own[chosen]), alternatives=alternatives)
 
 
-def _chosen(row: _Row, logits: FloatArray, rules: _Rules) -> int:
-    """Return the next id: one that keeps the text valid, comes not too early, and spells nothing banned."""
-    possible = np.where(rules.mask.allowed(row.state, row.remaining), logits, EXCLUDED)
-    if row.written < rules.min_new_tokens:
-        possible = exclude(possible, (rules.end,))
-    allowed = rules.bans.allowed(row.tail) if rules.bans else None
-    return row.sampler.draw(possible, row.history, allowed)
+def _chosen(row: _Row, logits: FloatArray, rules: Rules) -> tuple[int, Progress]:
+    """Return the next id, and where the text is after it: an id that every rule allows."""
+    possible = rules.possible(row.progress, logits, row.written, row.remaining)
+    if possible is None:  # no token is left that goes on
+        return rules.end, row.progress
+    welcome = rules.welcome(row.progress)
+    for _ in range(_DRAWS):
+        chosen = row.sampler.draw(possible, row.history, welcome)
+        progress = rules.after(row.progress, chosen, row.remaining - 1)
+        if progress is not None:
+            return chosen, progress
+        others = exclude(possible, (chosen,))
+        if others is possible:
+            break
+        possible = others
+    return rules.shortest_way(row.progress)
 
 
-def _text_of(row: _Row, chosen: int, rules: _Rules) -> tuple[str, str | None]:
+def _text_of(row: _Row, chosen: int, rules: Rules) -> tuple[str, str | None]:
     """Return the text that an id makes certain, and how the row ends with it, if it does."""
     if chosen == rules.end:
-        return row.stops.flush(), "stop"
-    row.state = rules.mask.advance(row.state, chosen)
-    if rules.bans:
-        row.tail = rules.bans.advance(row.tail, chosen)
+        return row.stops.flush(), "stop" if row.progress.is_complete() else "length"
     text = row.stops.add(row.stream.add(chosen))
     if row.stops.hit:
         return text, "stop"
-    if row.remaining == 0:
-        return text + row.stops.add(row.stream.flush()) + row.stops.flush(), "length"
+    over = row.progress.is_over()
+    if over or row.remaining == 0:
+        rest = row.stops.add(row.stream.flush()) + row.stops.flush()
+        return text + rest, "stop" if over else "length"
     return text, None
+
+
+def _is_complete(row: _Row, rules: Rules) -> bool:
+    return rules.matches(row.text) if row.stops.hit else row.progress.is_complete()
 
 
 def log_softmax(logits: FloatArray) -> NDArray[np.float64]:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gencli.decoding.decoder import generate
 from gencli.decoding.sampler import Sampling
-from gencli.errors import UsageError
+from gencli.errors import InputError, MachineError, UsageError
+from gencli.text.json_lines import parsed_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gencli.decoding.decoder import Engine, Slide, Token
     from gencli.decoding.filters import Bias
+    from gencli.decoding.grammar import Grammar
     from gencli.settings import SamplingChoice, WritingChoice
     from gencli.text.tokenizer import Tokenizer
 
 LARGEST_BIAS = 100.0
+_LARGEST_SCHEMA = 1 << 20
 
 
 def write_texts(
@@ -27,11 +32,12 @@ def write_texts(
     settings: WritingChoice,
     *,
     seed: int,
+    grammar: Grammar | None = None,
     copies: int = 1,
     logprobs: int | None = None,
     numbers: Sequence[int] | None = None,
 ) -> Iterator[Token | Slide]:
-    """Yield what `generate` yields with the filters and rules of the settings.
+    """Yield what `generate` yields with the filters and rules of the settings; `grammar` is `grammar_of` them.
 
     Raises UsageError for settings that make no sense together, a bias that is none, and more tokens to keep
     than leave room.
@@ -48,10 +54,50 @@ def write_texts(
         copies=copies,
         stop=[text for text in settings.stop if text],
         bans=settings.ban,
+        grammar=grammar,
         logprobs=logprobs,
         numbers=numbers,
         keep=settings.keep,
     )
+
+
+def grammar_of(settings: WritingChoice) -> Grammar | None:
+    """Return what the text has to be, None if it may be anything; no model is needed to know.
+
+    Raises UsageError for a pattern, and InputError for a schema, that is none or can't be followed.
+    """
+    settings.check()
+    if settings.regex is None and settings.json_schema is None:
+        return None
+    from gencli.decoding.grammar import regex_grammar, schema_grammar
+
+    if settings.regex is not None:
+        return regex_grammar(settings.regex)
+    given = settings.json_schema or ""
+    if given.lstrip().startswith("{"):
+        name, data = "--json-schema", given.encode("utf-8", "surrogateescape")
+    else:
+        name, data = given, _schema_data(Path(given))
+    return schema_grammar(parsed_file(data, name=name, kind=InputError), name)
+
+
+def _schema_data(path: Path) -> bytes:
+    """Return the bytes of a small file."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError("the schema is not in a regular file", where=str(path))
+        if found.st_size > _LARGEST_SCHEMA:
+            raise InputError("this is too large for a schema (over 1 MB)", where=str(path))
+        return path.read_bytes()
+    except PermissionError as error:
+        raise MachineError("no permission to read the schema", where=str(path)) from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(
+            f"the schema can't be read: {reason}", where=str(path),
+            hint='give a file, or the schema itself: \'{"type": "integer"}\'',
+        ) from error  # fmt: skip
 
 
 def sampling_of(settings: SamplingChoice, tokenizer: Tokenizer) -> Sampling:

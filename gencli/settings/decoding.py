@@ -75,13 +75,22 @@ class WritingChoice(SamplingChoice):
     max_new_tokens: int = knob(200, "Most tokens to write.", "-n", "--max-tokens", least=1, most=10**7)
     min_new_tokens: int = knob(0, "The text does not end before so many tokens.", least=0, most=10**7)
     stop: tuple[str, ...] = knob((), "End before this string (may be given several times).", metavar="TEXT")
+    regex: str | None = knob(
+        None, "The text written matches this regular expression from beginning to end.", metavar="PATTERN"
+    )
+    json_schema: str | None = knob(
+        None, "The text written is JSON that this JSON Schema allows: a file, or the schema itself.",
+        metavar="FILE",
+    )  # fmt: skip
     keep: int = knob(
         1, "When a text outgrows the context, its first so many tokens stay, and the recent half.",
         least=0, most=10**7, metavar="TOKENS",
     )  # fmt: skip
 
     def check(self) -> None:
-        """Raise UsageError for lengths that make no sense together."""
+        """Raise UsageError for settings that make no sense together."""
+        if self.regex is not None and self.json_schema is not None:
+            raise UsageError("--regex and --json-schema can't both be given", hint="leave one of them out")
         if self.min_new_tokens > self.max_new_tokens:
             raise UsageError(
                 "--min-new-tokens is above --max-new-tokens", hint="lower the one or raise the other"
