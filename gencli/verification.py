@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gencli.errors import GencliError
+from gencli.model.adapter import ADAPTER
 from gencli.model.confidence import CALIBRATION, read_calibration
-from gencli.model.folder import LINEAGE, TRAINING, WEIGHTS, ModelFolder, open_model, read_json
+from gencli.model.folder import LINEAGE, TRAINING, WEIGHTS, ModelFolder, open_model, read_json, weights_file
 from gencli.storage import digest_of
 from gencli.training import checkpoint
 from gencli.training.run_record import read_record
@@ -29,7 +30,7 @@ def verify(path: Path) -> Iterator[Finding]:
     Reads every byte once, in constant memory. Raises ModelError for a folder that holds neither.
     """
     steps = checkpoint.steps_in(path / TRAINING)
-    if not steps and not (path / WEIGHTS).exists():
+    if not steps and not weights_file(path).exists():
         open_model(path)  # raises, with what is missing
     if not steps or (path / LINEAGE).is_file():
         yield from _published(path)
@@ -62,7 +63,7 @@ def _compared(file: Path, digest: str, before: object) -> Finding:
         return Finding(file.name, f"can't be read: {error.strerror}", damaged=True)
     if found == digest:
         return Finding(file.name, "as it was written")
-    if file.name == WEIGHTS and found == before:
+    if file.name in (WEIGHTS, ADAPTER) and found == before:
         return Finding(file.name, "whole: those before the last publication, which was cut short")
     return Finding(file.name, f"its sha256 is {found[:12]}, not {digest[:12]}", damaged=True)
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from gencli.errors import UsageError
+from gencli.model.folder import open_model
 from gencli.model.scoring import IGNORED, Batch, score, total_loss
 from gencli.text.examples import Example
 from gencli.text.pairs import read_pairs
@@ -323,3 +324,30 @@ def test_a_batch_of_labels_keeps_its_targets() -> None:
     batch = PairBatches(EXAMPLES, rows=4, seed=0, padding=0, smoothing=Smoothing(LABELS, 0.2)).batch(0)
     assert isinstance(batch, Batch)
     assert np.allclose(batch.more["shares"].sum(-1), batch.targets != IGNORED)
+
+
+def test_an_example_is_shown_as_tokens_with_what_is_learned(
+    cli: Cli, tmp_path: Path, model_folder: Path
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", *({"text": "강 산", "label": label} for label in ("긍정", "부정")))
+    command = [
+        "finetune",
+        path,
+        "-m",
+        model_folder,
+        "-o",
+        tmp_path / "m",
+        "--show-example",
+        "--validation",
+        0,
+    ]
+    record = cli(*command, "--json").records[-1]
+    ids, learned = record["ids"], record["learned"]
+    assert isinstance(ids, list) and isinstance(learned, list)
+    tokenizer = open_model(model_folder).tokenizer
+    said = [number for number, mark in zip(ids, learned, strict=True) if mark]
+    assert said == [*tokenizer.encode("긍정"), tokenizer.eos]
+    text = cli(*command).out
+    assert text.startswith(f"{path}:1: {len(ids)} tokens, the {len(said)} in [ ] are learned\n")
+    assert text.rstrip().endswith("</s> ]") and text.index("<|user|>") < text.index("[ ", text.index("\n"))
+    assert not (tmp_path / "m").exists()

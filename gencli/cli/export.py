@@ -36,7 +36,7 @@ def export(settings: ExportSettings) -> None:
     path = _place(settings)
     check_place(path, overwrite=settings.overwrite)
     folder = open_model(settings.model, cache_folder())
-    total = (folder.path / "model.safetensors").stat().st_size
+    total = 4 * folder.shape.parameters
     with Signals().watched() as signals, screen.counted("exporting", total) as count:
 
         def progress(read: int) -> None:

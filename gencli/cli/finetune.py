@@ -15,6 +15,7 @@ from gencli.settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from gencli.cli.session import Signals
+    from gencli.training.lessons import Lessons
     from gencli.training.loop import Run
 
 SHOWN_PROMPTS = 8
@@ -49,6 +50,9 @@ def finetune(settings: FinetuneSettings) -> None:
     screen = Screen(quiet=settings.quiet or not world.leads)
 
     lessons = prepare_pairs(settings, cache_folder(), say=screen.note)
+    if settings.show_example:
+        _show(lessons, json=settings.json)
+        return
 
     def prepare(signals: Signals, clock: Callable[[], float]) -> Run:
         shown = [pair.prompt for pair in (lessons.held_out or lessons.train)[:SHOWN_PROMPTS]]
@@ -62,3 +66,34 @@ def finetune(settings: FinetuneSettings) -> None:
         raise typer.Exit(code)
     if world.leads and lessons.held_out:
         calibrate(open_model(settings.output, cache_folder()), lessons.held_out, say=screen.note)
+
+
+def _show(lessons: Lessons, *, json: bool) -> None:
+    """Show the first pair to learn from as tokens, with brackets around what is learned of it."""
+    from gencli.text.examples import encode_pairs
+    from gencli.ui import emit, show, write
+
+    pair, tokenizer = lessons.train[0], lessons.base.tokenizer
+    encoded = encode_pairs([pair], tokenizer, context=lessons.base.shape.context)
+    example = encoded.examples[0]
+    pieces = [tokenizer.piece(number) for number in example.ids]
+    if json:
+        emit(
+            {
+                "event": "example", "file": pair.file, "line": pair.line,
+                "ids": example.ids, "pieces": pieces, "learned": example.learned,
+            }
+        )  # fmt: skip
+        return
+    words: list[str] = []
+    inside = False
+    for piece, learned in zip(pieces, example.learned, strict=True):
+        if learned != inside:
+            words.append("[" if learned else "]")
+        inside = learned
+        words.append(show(piece.replace("\n", "\\n")))
+    text = " ".join([*words, "]"] if inside else words)
+    place = f"{show(pair.file)}:{pair.line}"
+    write(f"{place}: {len(pieces)} tokens, the {sum(example.learned)} in [ ] are learned\n{text}\n")
+    for note in encoded.notes:
+        write(f"{note}\n")

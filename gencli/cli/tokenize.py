@@ -25,7 +25,7 @@ def tokenize(settings: TokenizeSettings) -> None:
     """Train a tokenizer on your text; report what it does to it."""
     from gencli.cli.places import cache_folder
     from gencli.cli.session import Signals
-    from gencli.model.folder import TOKENIZER, WEIGHTS, check_output, write_tokenizer
+    from gencli.model.folder import TOKENIZER, check_output, weights_file, write_tokenizer
     from gencli.text.corpus import open_corpus
     from gencli.text.tokenizer_training import train_tokenizer
     from gencli.ui import Screen, emit
@@ -34,7 +34,7 @@ def tokenize(settings: TokenizeSettings) -> None:
     if not settings.corpus:
         raise UsageError("which text?", hint="give files or folders, or - for stdin")
     target = settings.model / TOKENIZER
-    if (settings.model / WEIGHTS).exists():
+    if weights_file(settings.model).exists():
         raise RunStateError(
             "the model in this folder was trained with the tokenizer that is there",
             where=str(settings.model),

@@ -24,7 +24,7 @@ from gencli.model.confidence import (
     sigmoid,
     write_calibration,
 )
-from gencli.model.folder import WEIGHTS, ModelFolder
+from gencli.model.folder import ModelFolder, weights_file
 from gencli.storage import digest_of
 from gencli.text.pairs import Pair
 
@@ -58,7 +58,7 @@ def calibrate(
     labels = _labels_fit(folder, thinned(pairs, MOST_LABELLED), engine, check)
     check()
     fit = _answers_fit(folder, thinned(pairs, MOST_ANSWERED), engine, check)
-    found = Calibration(digest_of(folder.path / WEIGHTS), labels, fit)
+    found = Calibration(digest_of(weights_file(folder.path)), labels, fit)
     write_calibration(folder.path, found)
     say(told(found))
     return found

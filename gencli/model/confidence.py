@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gencli.errors import ModelError
-from gencli.model.folder import WEIGHTS, read_json
+from gencli.model.folder import read_json, weights_file
 from gencli.storage import digest_of, replace_file
 
 CALIBRATION = "calibration.json"
@@ -104,7 +104,7 @@ def read_calibration(path: Path) -> tuple[Calibration, str]:
     if not (path / CALIBRATION).exists():
         return UNCALIBRATED, ""
     found = _parsed(path / CALIBRATION)
-    if found.weights != digest_of(path / WEIGHTS):
+    if found.weights != digest_of(weights_file(path)):
         return UNCALIBRATED, f"{CALIBRATION} was fitted for other weights than these, and is not used"
     return found, ""
 

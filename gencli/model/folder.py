@@ -10,6 +10,9 @@ It is a Hugging Face folder, so other tools open it as it is. Reading it needs n
     calibration.json                             how sure it may be, for these weights
     README.md                                    the model's card
     training/                                    checkpoints and metrics; only resuming needs it
+
+An adapter's folder has adapter_config.json and adapter_model.safetensors instead of a shape and weights; the
+base model, from which the rest comes, stays where it is.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from gencli import storage
 from gencli.errors import MachineError, ModelError, RunStateError
+from gencli.model.adapter import ADAPTER, ADAPTER_CONFIG, Adapter, adapter_of
 from gencli.model.shape import Shape
 from gencli.model.task import Task, task_in
 from gencli.model.tensors import TensorFile, open_tensors
@@ -49,7 +53,7 @@ CONFIG, GENERATION, WEIGHTS, LINEAGE, CARD = (
 )  # fmt: skip
 TOKENIZER = "tokenizer.model"
 TRAINING = "training"
-_DIGESTED = (CONFIG, TOKENIZER, *HUGGING_FACE_FILES)  # and the weights
+_DIGESTED = (TOKENIZER, *HUGGING_FACE_FILES)  # and the weights, and what describes them
 FORMAT = 1
 _MOST_JSON_BYTES = 8 << 20
 
@@ -66,10 +70,14 @@ class ModelFolder:
     shape: Shape
     lineage: dict[str, object]
     cache: Path | None = None  # remembers which tokenizers were tried
+    adapter: Adapter | None = None
+    base: ModelFolder | None = None  # of an adapter
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Open the tokenizer; raises RunStateError when it is not the one that the model was trained with."""
+        if self.base is not None and not (self.path / TOKENIZER).is_file():
+            return self.base.tokenizer
         tokenizer = Tokenizer.open(self.path / TOKENIZER, self.cache)
         expected = self.lineage.get("tokenizer_sha256")
         if expected and expected != tokenizer.digest:
@@ -96,8 +104,14 @@ class ModelFolder:
         return task_in(self.lineage, str(self.path / LINEAGE))
 
     def weights(self) -> Arrays:
-        """Return all tensors by name, float32; vectors have one dimension. Raises ModelError if any is off."""
-        return dict(self._tensors().arrays())
+        """Return all tensors by name, float32; vectors have one dimension. Raises ModelError if any is off.
+
+        An adapter's updates are added to the base's tensors.
+        """
+        arrays = dict(self._tensors().arrays())
+        if self.adapter is None or self.base is None:
+            return arrays
+        return self.adapter.merged(self.base.weights(), arrays, self.shape)
 
     def check(self) -> None:
         """Raise ModelError unless the file of the weights holds the tensors that the shape asks for.
@@ -107,14 +121,27 @@ class ModelFolder:
         self._tensors()
 
     def _tensors(self) -> TensorFile:
+        if self.adapter is not None:
+            return self.adapter.open(self.path / ADAPTER, self.shape)
         file = open_tensors(self.path / WEIGHTS)
         sizes = self.shape.tensors().items()
         file.check({name: (rows, columns) if rows > 1 else (columns,) for name, (rows, columns) in sizes})
         return file
 
 
+def weights_file(path: Path) -> Path:
+    """Return the file of a model folder that training replaces: its weights, or those of an adapter."""
+    is_adapter = (path / ADAPTER).exists() and not (path / WEIGHTS).exists()
+    return path / (ADAPTER if is_adapter else WEIGHTS)
+
+
 def open_model(path: Path, cache: Path | None = None) -> ModelFolder:
-    """Open a model folder for use. Raises ModelError saying what is missing and which models there are."""
+    """Open a model folder for use. Raises ModelError saying what is missing and which models there are.
+
+    An adapter opens with its base model, where it says that it is or where it stood beside it.
+    """
+    if weights_file(path).name == ADAPTER:
+        return _open_adapter(path, cache)
     missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (path / name).is_file()]
     if missing:
         raise _not_a_model(path, missing)
@@ -123,6 +150,13 @@ def open_model(path: Path, cache: Path | None = None) -> ModelFolder:
         shape = Shape.from_config(config)
     except ModelError as error:
         raise ModelError(error.message, where=str(path / CONFIG)) from error
+    folder = ModelFolder(path, shape, _lineage_in(path), cache)
+    folder.check()
+    return folder
+
+
+def _lineage_in(path: Path) -> dict[str, object]:
+    """Return what gencli.json says. Raises RunStateError if it is of another format."""
     lineage = read_json(path / LINEAGE) if (path / LINEAGE).exists() else {}
     made = lineage.get("format", FORMAT)
     if made != FORMAT:
@@ -132,7 +166,33 @@ def open_model(path: Path, cache: Path | None = None) -> ModelFolder:
             kept="nothing was touched",
             hint="use the version of gencli that made it, or a newer one",
         )
-    folder = ModelFolder(path, shape, lineage, cache)
+    return lineage
+
+
+def _open_adapter(path: Path, cache: Path | None) -> ModelFolder:
+    if not (path / ADAPTER_CONFIG).is_file():
+        raise ModelError(f"{path} has no {ADAPTER_CONFIG}", hint=_next_step(path))
+    adapter = adapter_of(read_json(path / ADAPTER_CONFIG), str(path / ADAPTER_CONFIG))
+    lineage = _lineage_in(path)
+    parent = lineage.get("parent")
+    parent = parent if isinstance(parent, dict) else {}
+    places = [Path(adapter.base), path / str(parent.get("beside", "."))]
+    place = next((place for place in places if (place / WEIGHTS).is_file() and place != path), None)
+    if place is None:
+        raise ModelError(
+            "the base model of this adapter is not there",
+            where=adapter.base,
+            hint=f"put it back, or name its place under base_model_name_or_path in {path / ADAPTER_CONFIG}",
+        )
+    base = open_model(place, cache)
+    expected = parent.get("weights")
+    if expected and expected != digest_of(place / WEIGHTS):
+        raise RunStateError(
+            "the base model of this adapter is not the one that it was taught with",
+            where=str(place / WEIGHTS),
+            hint=f"put back the {WEIGHTS} whose sha256 begins with {str(expected)[:12]}",
+        )
+    folder = ModelFolder(path, base.shape, lineage or base.lineage, cache, adapter, base)
     folder.check()
     return folder
 
@@ -152,7 +212,7 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
             hint=f"name a folder inside: -m {path / 'models' / 'tale'}",
         )
     ours = any((path / name).exists() for name in (LINEAGE, TOKENIZER, TRAINING))
-    written = (CONFIG, GENERATION, WEIGHTS, CARD, *HUGGING_FACE_FILES)
+    written = (CONFIG, GENERATION, WEIGHTS, CARD, ADAPTER_CONFIG, ADAPTER, *HUGGING_FACE_FILES)
     in_the_way = [name for name in written if (path / name).exists()]
     if in_the_way and not ours and not overwrite:
         raise RunStateError(
@@ -171,28 +231,42 @@ def publish(
     tokenizer: Tokenizer,
     lineage: Mapping[str, object],
     card: str,
+    adapter: Adapter | None = None,
 ) -> None:
-    """Make `weights` the model in `path`: every file is replaced whole, the weights by one rename."""
+    """Make `weights` the model in `path`: every file is replaced whole, the weights by one rename.
+
+    With an `adapter` they are its updates, and the rest of the model stays in its base's folder.
+    """
     chat = lineage.get("kind") == "finetuned"
     special = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
     files = {
         CONFIG: _json({**shape.to_config(), **special}),
         GENERATION: _json({**special, "do_sample": True, "temperature": 0.8, "top_k": 50}),
     }
-    if _is_other(path / CONFIG, files[CONFIG].encode()) or _is_other(path / TOKENIZER, tokenizer.model_bytes):
-        # Weights of another shape or vocabulary must never stand beside the new ones' description.
-        with told_as_machine_error(path):
-            remove_file(path / WEIGHTS)
+    config, target = CONFIG, path / WEIGHTS
+    others: tuple[str, ...] = (ADAPTER_CONFIG, ADAPTER)
+    if adapter is not None:
+        files = {ADAPTER_CONFIG: _json(adapter.to_config())}
+        config, target = ADAPTER_CONFIG, path / ADAPTER
+        others = (WEIGHTS, CONFIG, GENERATION)
+    with told_as_machine_error(path):
+        for name in others:
+            remove_file(path / name)
+        if _is_other(path / config, files[config].encode()) or _is_other(
+            path / TOKENIZER, tokenizer.model_bytes
+        ):
+            # Weights of another shape or vocabulary must never stand beside the new ones' description.
+            remove_file(target)
     for name, text in files.items():
         _replace_if_other(path / name, text.encode("utf-8"))
     write_tokenizer(path, tokenizer, chat=chat, context=shape.context)
-    before = digest_of(path / WEIGHTS) if (path / WEIGHTS).is_file() else None
-    with staged_file(path / WEIGHTS) as staging:
+    before = digest_of(target) if target.is_file() else None
+    with staged_file(target) as staging:
         _save_arrays(staging, weights)
-        files_now = {name: digest_of(path / name) for name in _DIGESTED}
+        files_now = {name: digest_of(path / name) for name in (config, *_DIGESTED)}
         about = {
             "format": FORMAT, **lineage, "tokenizer_sha256": tokenizer.digest,
-            "files": {**files_now, WEIGHTS: digest_of(staging)}, "weights_before": before,
+            "files": {**files_now, target.name: digest_of(staging)}, "weights_before": before,
         }  # fmt: skip
         # It comes first: between two renames the old weights stand, and are known by `weights_before`.
         replace_file(path / LINEAGE, _json(about))

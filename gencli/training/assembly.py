@@ -16,9 +16,11 @@ import torch
 import gencli
 from gencli.errors import CompleteError, RunStateError
 from gencli.knobs import seconds_of
+from gencli.model.adapter import Adapter
 from gencli.model.card import model_card
-from gencli.model.folder import TRAINING, WEIGHTS, publish
+from gencli.model.folder import TRAINING, publish, weights_file
 from gencli.model.gpt import GPT
+from gencli.model.lora import merged, updates
 from gencli.settings import Training
 from gencli.storage import check_space, sweep_staging
 from gencli.text.tokenizer import Tokenizer
@@ -63,6 +65,7 @@ class Lineage:
     digests: dict[str, str]
     parent: dict[str, object] | None = None
     extra: dict[str, object] = field(default_factory=dict)
+    adapter: Adapter | None = None  # what is learned is kept as this adapter, apart from the base
 
 
 def runtime_for(settings: Training, world: World) -> Runtime:
@@ -116,6 +119,7 @@ def assemble(
         matrices=settings.learning_rate,
         embedding=settings.learning_rate * EMBEDDING_RATE,
         head=settings.learning_rate * HEAD_RATE,
+        adapter=settings.learning_rate,
         weight_decay=settings.weight_decay or 0.0,
     )
     settings = replace(settings, precision=runtime.precision_name)  # a resumed run keeps it
@@ -188,7 +192,7 @@ def _resume(run: Run, outside: Outside) -> None:
     for reason in skipped:
         outside.say(f"passed over a damaged checkpoint: {reason}")
     if saved is None:
-        if (run.folder.parent / WEIGHTS).exists():
+        if weights_file(run.folder.parent).exists():
             raise RunStateError(
                 "this model has no checkpoint to go on from",
                 where=str(run.folder),
@@ -221,7 +225,7 @@ def _resume(run: Run, outside: Outside) -> None:
 
 def check_folder(folder: Path, settings: Training) -> None:
     """Make sure that the run may write here. Raises RunStateError when a model is in the way."""
-    taken = (folder / WEIGHTS).exists() or checkpoint.steps_in(folder / TRAINING)
+    taken = weights_file(folder).exists() or checkpoint.steps_in(folder / TRAINING)
     if taken and not settings.resume and not settings.overwrite:
         raise RunStateError(
             "there is a model in this folder already",
@@ -261,7 +265,7 @@ def _publish(
     world: World,
 ) -> None:
     """Make the current weights the model's. Every process calls this, and the first one writes."""
-    weights = whole(dict(model.named_parameters()), keep=world.leads)
+    weights = whole(merged(model) if lineage.adapter is None else updates(model), keep=world.leads)
     if not world.leads:
         return
     about: dict[str, object] = {
@@ -285,7 +289,15 @@ def _publish(
     }
     card = model_card(folder.name, model.shape, about)
     arrays = {name: weight.detach().float().cpu().numpy() for name, weight in weights.items()}
-    publish(folder, arrays, shape=model.shape, tokenizer=tokenizer, lineage=about, card=card)
+    publish(
+        folder,
+        arrays,
+        shape=model.shape,
+        tokenizer=tokenizer,
+        lineage=about,
+        card=card,
+        adapter=lineage.adapter,
+    )
 
 
 def _as_dict(settings: Training) -> dict[str, object]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from gencli.errors import UsageError
-from gencli.model.folder import WEIGHTS
+from gencli.model.adapter import Adapter
+from gencli.model.folder import weights_file
 from gencli.model.gpt import GPT
+from gencli.model.lora import adapt
 from gencli.model.scoring import Score
 from gencli.settings import FinetuneSettings
 from gencli.storage import digest_of
@@ -20,6 +24,7 @@ from gencli.training.smoothing import Smoothing
 from gencli.training.tuning import plan_of, planned
 
 ROWS_AT_ONCE = 64  # when scoring
+ALPHA = 2.0  # of the updates of low rank, times their rank
 
 
 def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Outside) -> Run:
@@ -44,18 +49,28 @@ def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Ou
     judged = list(pairs_in_order(held_out.examples, rows=ROWS_AT_ONCE, padding=tokenizer.pad))
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=0.0)
     kind = LabelScore if task.has_labels else Score
-    weights, parent = base.weights(), digest_of(base.path / WEIGHTS)
+    weights, parent = base.weights(), digest_of(weights_file(base.path))
+    adapter = _adapter(settings, lessons)
+    model = GPT(shape, dropout=settings.dropout or 0.0).load(weights)
+    if adapter is not None:
+        adapt(model, adapter, seed=settings.seed)
     lineage = Lineage(
         kind="finetuned",
         command="finetune",
         digests={"pairs": lessons.digest, "tokenizer": tokenizer.digest, "base model": parent},
-        parent={"path": str(base.path), "weights": parent, "lineage": base.lineage},
+        parent={
+            "path": str(base.path),
+            "beside": os.path.relpath(base.path.resolve(), settings.output.resolve()),
+            "weights": parent,
+            "lineage": base.lineage,
+        },
         extra={"task": task.record()},
+        adapter=adapter if settings.adapter else None,
     )
     return assemble(
         settings,
         settings.output,
-        model=GPT(shape, dropout=settings.dropout or 0.0).load(weights),
+        model=model,
         tokenizer=tokenizer,
         batches=batches,
         held_out=HeldOut(judged, sizes, answers=True, kind=kind) if judged else None,
@@ -72,6 +87,22 @@ def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Ou
         ),
         objective=SoftTargets if smoothing is not None else Objective,
     )
+
+
+def _adapter(settings: FinetuneSettings, lessons: Lessons) -> Adapter | None:
+    """Return what describes the updates of low rank, if there are to be any. Raises UsageError."""
+    if settings.adapter and not settings.lora:
+        raise UsageError("--adapter keeps what --lora taught", hint="give it a rank: --lora 8 --adapter")
+    if settings.lora and settings.shard:
+        raise UsageError("--lora and --shard can't be combined", hint="a model this small needs one of them")
+    if settings.adapter and lessons.base.adapter is not None:
+        raise UsageError(
+            f"{lessons.base.path} is an adapter, and an adapter needs a whole model for its base",
+            hint="leave out --adapter: the new model is then a whole one",
+        )
+    if not settings.lora:
+        return None
+    return Adapter(str(lessons.base.path.resolve()), settings.lora, ALPHA * settings.lora)
 
 
 def _smoothing(settings: FinetuneSettings, lessons: Lessons, tokenizer: Tokenizer) -> Smoothing | None:

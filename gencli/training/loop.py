@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gencli.errors import DivergedError, RunStateError
 from gencli.model.gpt import GPT
+from gencli.model.lora import learned
 from gencli.storage import sweep_staging
 from gencli.training import checkpoint
 from gencli.training.batches import Batches
@@ -155,7 +156,7 @@ class Run:
     def save(self) -> Saved:
         """Write a checkpoint of this moment. Every process must call it, and the first one writes."""
         leads = self.world.leads
-        weights = whole(dict(self.model.named_parameters()), keep=leads)
+        weights = whole(learned(self.model), keep=leads)
         optimizer = {**whole(self.optimizer.state(), keep=leads), **self.batches.state()}
         if leads:
             self.state.seconds = self.clock()
@@ -239,8 +240,13 @@ def _fit(run: Run) -> Iterator[Event]:
 
 def _start(run: Run) -> Start:
     first = run.batches.batch(run.state.step)
-    parameters = sum(p.numel() for p in run.model.parameters())
-    return Start(run.state.step, parameters, run.batches.steps_per_epoch, first.size, run.runtime.describe())
+    return Start(
+        run.state.step,
+        run.model.shape.parameters,
+        run.batches.steps_per_epoch,
+        first.size,
+        run.runtime.describe(),
+    )
 
 
 def _progress(run: Run, reserve: float) -> float:
@@ -337,7 +343,7 @@ def _done(run: Run) -> Done:
         train_loss=state.smooth_loss,
         val_loss=state.best_loss,
         val_bits_per_byte=state.best_bits_per_byte,
-        parameters=sum(p.numel() for p in run.model.parameters()),
+        parameters=run.model.shape.parameters,
         model=run.name,
         figures=state.best_figures,
         best_step=state.best_step,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gencli.errors import RunStateError
+from gencli.model.lora import learned
 
 # Coefficients of the quintic iteration x <- a x + b x^3 + c x^5 on singular values (Jordan et al. 2024)
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -28,6 +29,7 @@ class Rates:
     matrices: float = 0.02
     embedding: float = 0.03
     head: float = 0.003
+    adapter: float = 0.004  # of updates of low rank
     momentum: float = 0.9
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.8, 0.95)
@@ -95,12 +97,14 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, rates: Rates, *, dtype: torch.dtype = torch.float32) -> None:
         self.rates, self.dtype = rates, dtype
-        self.parameters = dict(model.named_parameters())
+        self.parameters = learned(model)
         self._stacks: list[tuple[list[str], Tensor]] = []  # parameter names and their momenta (K, R, C)
         by_size: dict[torch.Size, list[str]] = {}
         others: dict[str, float] = {}
         for name, parameter in self.parameters.items():
-            if parameter.dim() == 2 and ".layers." in name:
+            if ".lora_" in name:
+                others[name] = rates.adapter
+            elif parameter.dim() == 2 and ".layers." in name:
                 by_size.setdefault(parameter.shape, []).append(name)
             else:
                 others[name] = rates.embedding if "embed" in name else rates.head

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gencli.errors import RunStateError
 from gencli.model.gpt import GPT
+from gencli.model.lora import learned
 from gencli.training.optimizer import Optimizer, Rates
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def shard(model: GPT, device: torch.device) -> None:
 def load_weights(model: GPT, weights: Mapping[str, Tensor]) -> None:
     """Copy whole tensors into a model, sharded or not. Raises RuntimeError if they are another model's."""
     if not is_sharded(model):
-        model.load_state_dict(weights)
+        if learned(model).keys() != weights.keys():
+            raise RuntimeError("the tensors are missing or unknown")
+        model.load_state_dict(weights, strict=False)
         return
     parameters = dict(model.named_parameters())
     if parameters.keys() != weights.keys():
