@@ -1,7 +1,10 @@
-"""gencli evaluate: what texts and pairs cost a model."""
+"""gencli evaluate: what texts and pairs cost a model, how right it is, and how sure."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gencli.cli.app import app
@@ -16,71 +19,120 @@ if TYPE_CHECKING:
     from gencli.evaluation.text import TextScore
     from gencli.model.folder import ModelFolder
     from gencli.model.gpt import GPT
+    from gencli.text.pairs import PairsFile
     from gencli.training.runtime import Runtime
+    from gencli.ui import Screen
 
 
 @command(
     app,
     EvaluateSettings,
-    example="gencli evaluate held-out.txt -m models/tale\ngencli evaluate test.jsonl -m models/qa --json",
+    example="gencli evaluate held-out.txt -m models/tale\n"
+    "gencli evaluate test.jsonl -m models/qa --errors wrong.jsonl\n"
+    "gencli evaluate test.jsonl -m models/qa --against models/qa-before",
 )
 def evaluate(settings: EvaluateSettings) -> None:
     """Score texts and labelled pairs.
 
-    Texts in bits per byte; pairs by what the right answers cost and how often the model's own is exactly right.
+    Texts in bits per byte. Labels: accuracy, macro-F1, confusions. Answers: exact match, token F1, chrF, BLEU.
+    Both: what the right answers cost, how well the model knows how sure it is, and how right it is on the
+    share that it is surest of.
     """
-    from gencli.cli.places import cache_folder
-    from gencli.model.folder import open_model
-    from gencli.training.runtime import choose_runtime
+    from gencli.cli.scores import show_scores
+    from gencli.evaluation.comparison import compare
+    from gencli.evaluation.pairs import PairsScore
     from gencli.ui import Screen, emit
 
     if not settings.files:
         raise UsageError("which files?", hint="give texts, or labelled pairs for a fine-tuned model")
     screen = Screen(quiet=settings.quiet)
-    folder = open_model(settings.model, cache_folder())
+    sources = [_source(settings, name, screen) for name in settings.files]
+    scores: list[list[TextScore | PairsScore]] = []
+    for path in (settings.model, *map(Path, settings.against)):
+        scores.append(_scores(settings, path, sources, screen))
+        if settings.json:
+            for score in scores[-1]:
+                emit(score.record())
+    comparisons = [
+        compare(other, own)
+        for others in scores[1:]
+        for own, other in zip(scores[0], others, strict=True)
+        if isinstance(own, PairsScore) and isinstance(other, PairsScore)
+    ]
+    if settings.json:
+        for comparison in comparisons:
+            emit(comparison.record())
+    else:
+        show_scores([score for each in zip(*scores, strict=True) for score in each], comparisons, screen)
+    if settings.errors is not None:
+        _write_errors(settings.errors, [score for of_model in scores for score in of_model], screen)
+
+
+def _source(settings: EvaluateSettings, name: str, screen: Screen) -> str | PairsFile:
+    """Return the pairs in a file, or its name if it holds text."""
+    if not _as_pairs(settings, name):
+        return name
+    from gencli.text.pairs import read_pairs
+
+    file = read_pairs(
+        name, encoding=settings.encoding,
+        prompt_key=settings.prompt_key, completion_key=settings.completion_key,
+    )  # fmt: skip
+    for note in (f"{name}: {len(file.pairs):,} pairs, {file.fields}", *file.notes):
+        screen.note(note)
+    return file
+
+
+def _scores(
+    settings: EvaluateSettings, path: Path, sources: Sequence[str | PairsFile], screen: Screen
+) -> list[TextScore | PairsScore]:
+    """Return a model's score on each file."""
+    from gencli.cli.places import cache_folder
+    from gencli.model.folder import open_model
+    from gencli.training.runtime import choose_runtime
+
+    folder = open_model(path, cache_folder())
     runtime = choose_runtime(settings.device, precision=settings.precision, threads=settings.threads)
     model = _opened(folder, settings, runtime)
-    scores: list[TextScore | PairsScore] = []
-    for name in settings.files:
-        if _as_pairs(settings, name):
-            from gencli.evaluation.pairs import score_pairs
-            from gencli.text.pairs import read_pairs
+    files = [source for source in sources if not isinstance(source, str)]
+    on_pairs = iter(_on_pairs(settings, files, folder, model, runtime, screen) if files else [])
+    return [
+        _on_text(settings, source, folder, model, runtime, screen)
+        if isinstance(source, str)
+        else next(on_pairs)
+        for source in sources
+    ]
 
-            file = read_pairs(
-                name, encoding=settings.encoding,
-                prompt_key=settings.prompt_key, completion_key=settings.completion_key,
-            )  # fmt: skip
-            if not folder.is_chat:
-                screen.note("this model was not fine-tuned: it has never seen a question with its answer")
-            for note in (f"{name}: {len(file.pairs):,} pairs, {file.fields}", *file.notes):
-                screen.note(note)
-            scores.append(
-                score_pairs(
-                    file,
-                    folder,
-                    model,
-                    _writer(model),
-                    runtime,
-                    rows=settings.batch_size,
-                    say=screen.note,
-                )
-            )
-        else:
-            from gencli.evaluation.text import score_text
-            from gencli.text.corpus import open_corpus
-            from gencli.text.tokens import tokenize_corpus
 
-            corpus = open_corpus([name], encoding=settings.encoding, text_field=settings.text_field)
-            tokens = tokenize_corpus(corpus, folder.tokenizer, cache_folder())
-            for note in tokens.notes:
-                screen.note(note)
-            scores.append(
-                score_text(name, tokens, model, folder.tokenizer, runtime, rows=settings.batch_size)
-            )
-        if settings.json:
-            emit(scores[-1].record())
-    if not settings.json:
-        _show(scores, screen)
+def _on_pairs(
+    settings: EvaluateSettings,
+    files: Sequence[PairsFile],
+    folder: ModelFolder,
+    model: GPT | Rounded,
+    runtime: Runtime,
+    screen: Screen,
+) -> list[PairsScore]:
+    """Return the scores on files of pairs; with --calibrate fit the first model's confidence to them after."""
+    from gencli.evaluation.calibration import calibrate
+    from gencli.evaluation.pairs import score_pairs
+    from gencli.model.confidence import read_calibration
+
+    if not folder.is_chat:
+        screen.note(f"{folder.path} was not fine-tuned: it has never seen a question with its answer")
+    calibration, note = read_calibration(folder.path)
+    if note:
+        screen.note(note)
+    engine = _writer(folder, model, runtime)
+    found = [
+        score_pairs(
+            file, folder, model, engine, runtime, calibration, rows=settings.batch_size, say=screen.note
+        )
+        for file in files
+    ]
+    if settings.calibrate and folder.path == settings.model:
+        pairs = [pair for file in files for pair in file.pairs]
+        calibrate(folder, pairs, engine=engine, say=screen.note)
+    return found
 
 
 def _opened(folder: ModelFolder, settings: EvaluateSettings, runtime: Runtime) -> GPT | Rounded:
@@ -98,12 +150,64 @@ def _opened(folder: ModelFolder, settings: EvaluateSettings, runtime: Runtime) -
     return Rounded(folder.shape, CpuEngine(folder.shape, folder.weights(), precision="int8", threads=threads))
 
 
-def _writer(model: GPT | Rounded) -> Engine:
-    """Return what writes a model's own answers."""
-    from gencli.decoding.torch_engine import TorchEngine
+def _writer(folder: ModelFolder, model: GPT | Rounded, runtime: Runtime) -> Engine:
+    """Return what writes a model's own answers: on a CPU the engine that is faster there."""
     from gencli.evaluation.cost import Rounded
 
-    return model.engine if isinstance(model, Rounded) else TorchEngine(model)
+    if isinstance(model, Rounded):
+        return model.engine
+    if runtime.device.type == "cpu":
+        from gencli.decoding.engines import open_engine
+
+        return open_engine(folder, engine="cpu", threads=runtime.threads)
+    from gencli.decoding.torch_engine import TorchEngine
+
+    return TorchEngine(model)
+
+
+def _on_text(
+    settings: EvaluateSettings,
+    name: str,
+    folder: ModelFolder,
+    model: GPT | Rounded,
+    runtime: Runtime,
+    screen: Screen,
+) -> TextScore:
+    from gencli.cli.places import cache_folder
+    from gencli.evaluation.text import score_text
+    from gencli.text.corpus import open_corpus
+    from gencli.text.tokens import tokenize_corpus
+
+    corpus = open_corpus([name], encoding=settings.encoding, text_field=settings.text_field)
+    tokens = tokenize_corpus(corpus, folder.tokenizer, cache_folder())
+    for note in tokens.notes:
+        screen.note(note)
+    return score_text(
+        name, tokens, model, folder.tokenizer, runtime, path=folder.path, rows=settings.batch_size
+    )
+
+
+def _write_errors(path: Path, scores: Sequence[TextScore | PairsScore], screen: Screen) -> None:
+    """Write a row for each pair that a model got wrong, the surest first."""
+    from gencli.evaluation.pairs import PairsScore
+    from gencli.storage import replace_file
+
+    wrong = [
+        (score.model, one)
+        for score in scores
+        if isinstance(score, PairsScore)
+        for one in sorted(score.judged, key=lambda one: -one.confidence)
+        if not one.exact
+    ]
+    rows = [
+        {
+            "file": one.pair.file, "line": one.pair.line, "model": model, "prompt": one.pair.prompt,
+            "expected": one.pair.completion, "said": one.said, "confidence": round(one.confidence, 6),
+        }
+        for model, one in wrong
+    ]  # fmt: skip
+    replace_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    screen.note(f"{len(rows):,} wrong answers are in {path}, the surest first")
 
 
 def _as_pairs(settings: EvaluateSettings, name: str) -> bool:
@@ -114,20 +218,3 @@ def _as_pairs(settings: EvaluateSettings, name: str) -> bool:
     if name.endswith(".jsonl"):
         return not has_texts_only(name, settings.text_field)
     return looks_like_pairs(name)
-
-
-def _show(scores: list[TextScore | PairsScore], screen: object) -> None:
-    from gencli.evaluation.pairs import PairsScore
-    from gencli.ui import Screen
-
-    assert isinstance(screen, Screen)
-    head = ("file", "bits/byte", "loss", "tokens", "bytes", "exact match")
-    rows = [
-        (
-            score.file, f"{score.bits_per_byte:.4f}", f"{score.loss:.4f}", f"{score.tokens:,}", f"{score.bytes:,}",
-            f"{score.exact_match:.1%} of {score.pairs:,}" if isinstance(score, PairsScore) else "",
-        )
-        for score in scores
-    ]  # fmt: skip
-    width = 6 if any(row[5] for row in rows) else 5
-    screen.table("Scores", [row[:width] for row in rows], head[:width])

@@ -12,10 +12,16 @@ if TYPE_CHECKING:
 
 
 def open_engine(
-    folder: ModelFolder, *, engine: str = "auto", device: str = "auto", precision: str = "auto"
+    folder: ModelFolder,
+    *,
+    engine: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
 ) -> Engine:
     """Return an engine with the folder's weights, which are float32 unless `precision` is int8.
 
+    `threads` is at most how many the engine cpu uses; by default it takes all cores.
     Raises UsageError for a CPU engine on another device, and for int8 in another engine than that.
     """
     if engine == "cpu" and device not in ("auto", "cpu"):
@@ -24,7 +30,10 @@ def open_engine(
         from gencli.decoding.cpu_engine import CpuEngine
 
         return CpuEngine(
-            folder.shape, folder.weights(), precision="int8" if precision == "int8" else "float32"
+            folder.shape,
+            folder.weights(),
+            precision="int8" if precision == "int8" else "float32",
+            threads=threads,
         )
     if precision == "int8":
         raise UsageError("only the engine cpu computes with int8 weights", hint="--engine cpu")

@@ -120,6 +120,11 @@ def fit_answers(means: Array, right: Array) -> tuple[float, float]:
     return float(np.clip(curve[0], *SLOPES)), float(np.clip(curve[1], *OFFSETS))
 
 
+def curve_of(slope: float, offset: float) -> Callable[[Array], Array]:
+    """Return the curve from mean log-probabilities to confidences."""
+    return lambda means: sigmoid(slope * means + offset)
+
+
 def _labels_fit(
     folder: ModelFolder, pairs: Sequence[Pair], engine: Engine, check: Callable[[], None]
 ) -> LabelsFit | None:
@@ -159,7 +164,7 @@ def _answers_fit(
 def answers_fit(means: Array, right: Array) -> AnswersFit:
     """Return the fit with its errors on the same answers."""
     slope, offset = fit_answers(means, right)
-    after = sigmoid(slope * means + offset)
+    after = curve_of(slope, offset)(means)
     return AnswersFit(
         slope, offset, len(means), calibration_error(np.exp(means), right), calibration_error(after, right)
     )

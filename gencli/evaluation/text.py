@@ -20,6 +20,7 @@ class TextScore:
     """What a text costs a model. `bytes` counts the text as read, line ends between documents included."""
 
     file: str
+    model: str
     bits_per_byte: float
     loss: float
     tokens: int
@@ -31,13 +32,20 @@ class TextScore:
 
 
 def score_text(
-    name: str, tokens: TokenFile, model: GPT | Rounded, tokenizer: Tokenizer, runtime: Runtime, *, rows: int
+    name: str,
+    tokens: TokenFile,
+    model: GPT | Rounded,
+    tokenizer: Tokenizer,
+    runtime: Runtime,
+    *,
+    path: Path,
+    rows: int,
 ) -> TextScore:
-    """Return what the whole text costs, in windows of the model's context without overlap."""
+    """Return what the whole text costs the model in `path`, in windows of its context without overlap."""
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=tokens.end_bytes)
     windows = in_order(tokens.ids, [(0, len(tokens.ids))], context=model.shape.context, rows=rows)
     result = cost_of(model, windows, sizes, runtime)
-    return TextScore(name, result.bits_per_byte, result.loss, result.tokens, round(result.nbytes))
+    return TextScore(name, str(path), result.bits_per_byte, result.loss, result.tokens, round(result.nbytes))
 
 
 def looks_like_pairs(path: str) -> bool:

@@ -30,6 +30,13 @@ class EvaluateSettings(Reading, MachineChoice):
     files: tuple[str, ...] = knob(
         (), "Texts, or labelled pairs for a fine-tuned model.", argument=True, metavar="FILE"
     )
+    against: tuple[str, ...] = knob(
+        (), "Another model to compare with on the same files (may be given several times).", metavar="DIR"
+    )
+    errors: Path | None = knob(None, "Write the pairs that were answered wrong to a file.", metavar="FILE")
+    calibrate: bool = knob(
+        False, "Fit the confidence of the model to these pairs, which it must not have learned, and keep it."
+    )
     pairs: bool | None = knob(None, "Read the files as pairs, or as text; by default told by the files.")
     prompt_key: str | None = knob(None, "Field or column of the prompt.", panel=TEXT, metavar="NAME")
     completion_key: str | None = knob(None, "Field or column of the answer.", panel=TEXT, metavar="NAME")
