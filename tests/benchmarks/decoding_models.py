@@ -19,6 +19,7 @@ from tests.benchmarks.growth import write_corpus
 
 CONTEXT = 1024
 HEAD_WIDTH = 64
+CACHE_BYTES = {"float32": 4, "int8": 4}  # of a number that the engine cpu keeps of earlier tokens
 _SHORT_TEXT, _FEW_PIECES = 300_000, 500
 GGUF_PRECISIONS: tuple[GgufPrecision, ...] = ("float32", "q8_0")
 
@@ -43,6 +44,18 @@ def model_in(folder: Path, shape: Shape) -> ModelFolder:
         for precision in GGUF_PRECISIONS:
             write_gguf(open_model(path), gguf_of(path, precision), precision=precision, overwrite=True)
     return open_model(path)
+
+
+def bytes_per_token(shape: Shape, precision: str, seen: int) -> int:
+    """Return the bytes of weights and of `seen` cached tokens that one token is computed from."""
+    matrices = [
+        size for name, size in shape.tensors().items() if size[0] > 1 and name != "model.embed_tokens.weight"
+    ]
+    weights = sum(rows * columns for rows, columns in matrices)
+    cached = 2 * shape.layers * shape.kv_heads * shape.head_width * seen * CACHE_BYTES[precision]
+    if precision == "float32":
+        return 4 * weights + cached
+    return weights + 4 * sum(rows for rows, _ in matrices) + cached
 
 
 def gguf_of(path: Path, precision: str) -> Path:

@@ -2,11 +2,13 @@
 
     python -m tests.benchmarks.decoding_workers gencli FOLDER float32|int8 [THREADS]
     python -m tests.benchmarks.decoding_workers llama FILE.gguf VOCABULARY [THREADS]
+    python -m tests.benchmarks.decoding_workers llama-python FILE.gguf VOCABULARY [THREADS]
     python -m tests.benchmarks.decoding_workers transformers FOLDER VOCABULARY [THREADS]
     python -m tests.benchmarks.decoding_workers memory
 
 A request says how many rows, tokens of prompt and new tokens; the answer says how many seconds they took. All
-draw with top-k 50 at temperature 0.8. `memory` reads an array that fits no cache with all cores and answers how
+draw with top-k 50 at temperature 0.8. `llama` calls llama.cpp's own functions from one loop, `llama-python` the
+generator of llama-cpp-python, which knows one row. `memory` reads an array that fits no cache with all cores and answers how
 many bytes that were.
 """
 
@@ -15,10 +17,13 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +34,47 @@ CORES = len(os.sched_getaffinity(0))
 _READ_BYTES = 1 << 30
 
 Work = Callable[[int, int, int], float]  # rows, tokens of prompt, new tokens → seconds
+
+
+class Request(NamedTuple):
+    """A piece of work."""
+
+    rows: int
+    prompt: int
+    new: int
+
+
+class Worker:
+    """A process that an engine runs in, and the seconds that it took so far for each request."""
+
+    def __init__(self, name: str, kind: str, *arguments: str, most_rows: int = 1 << 20) -> None:
+        self.name, self.kind, self.most_rows = name, kind, most_rows
+        self.command = [sys.executable, "-m", "tests.benchmarks.decoding_workers", kind, *arguments]
+        self.seconds: dict[Request, list[float]] = {}
+
+    def __enter__(self) -> Worker:
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()
+
+    def measure(self, request: Request, *, counts: bool = True) -> None:
+        """Do a piece of work, and remember its seconds if they count."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{self.name} ended: {' '.join(self.command)}")
+        if counts:
+            self.seconds.setdefault(request, []).append(float(json.loads(answer)))
+
+    def median(self, request: Request) -> float:
+        """Return the median seconds of a piece of work."""
+        return statistics.median(self.seconds[request])
 
 
 def prompts(rows: int, length: int, vocabulary: int) -> list[list[int]]:
@@ -148,6 +194,27 @@ def llama_work(file: str, vocabulary: str, threads: str = "0") -> Work:
     return work
 
 
+def llama_python_work(file: str, vocabulary: str, threads: str = "0") -> Work:
+    """Return work for the generator of llama-cpp-python."""
+    from llama_cpp import Llama
+
+    count = int(threads) or CORES
+    model = Llama(file, n_ctx=1024, n_threads=count, n_threads_batch=count, verbose=False)
+
+    def work(rows: int, length: int, new: int) -> float:
+        (text,) = prompts(rows, length, int(vocabulary))
+        began = time.perf_counter()
+        model.reset()
+        tokens = model.generate(
+            text, top_k=TOP_K, top_p=1.0, min_p=0.0, temp=TEMPERATURE, repeat_penalty=1.0, reset=False
+        )
+        for _ in range(new):
+            next(tokens)
+        return time.perf_counter() - began
+
+    return work
+
+
 def _put(batch: ctypes.Structure, at: int, token: int, position: int, row: int, *, wanted: bool) -> None:
     batch.token[at], batch.pos[at] = token, position
     batch.n_seq_id[at], batch.seq_id[at][0] = 1, row
@@ -178,7 +245,8 @@ def memory_work() -> Work:
 
 
 WORKS: dict[str, Callable[..., Work]] = {
-    "gencli": gencli_work, "llama": llama_work, "transformers": transformers_work, "memory": memory_work,
+    "gencli": gencli_work, "llama": llama_work, "llama-python": llama_python_work,
+    "transformers": transformers_work, "memory": memory_work,
 }  # fmt: skip
 
 
