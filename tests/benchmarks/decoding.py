@@ -32,6 +32,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from gencli.model.folder import ModelFolder
@@ -179,9 +180,7 @@ def process(model: ModelFolder, peers: Sequence[str], repeats: int) -> Iterator[
         times: dict[str, list[float]] = {name: [] for name in commands}
         for number in range(repeats + 1):
             for name, command in commands.items():
-                seconds = seconds_per_call(
-                    lambda words=command: subprocess.run(words, check=True, capture_output=True)
-                )  # type: ignore[misc]
+                seconds = seconds_per_call(partial(subprocess.run, command, check=True, capture_output=True))
                 times[name] += [seconds] * (number > 0)
         for name, found in times.items():
             yield {
