@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.cli.places import earlier_run
+from gencli.cli.reading_on import check_reading, read_on
 from gencli.cli.together import check_together, together
 from gencli.settings import FinetuneSettings
 
@@ -38,7 +40,8 @@ def finetune(settings: FinetuneSettings) -> None:
     from gencli.cli.session import sampler, train
     from gencli.evaluation.calibration import calibrate
     from gencli.model.folder import check_output, open_model
-    from gencli.training.assembly import Outside
+    from gencli.training.assembly import NOTHING, Outside
+    from gencli.training.continuing import place_of, settings_for_pairs, spent_on_text
     from gencli.training.finetuning import prepare_finetuning
     from gencli.training.lessons import prepare_pairs
     from gencli.training.world import current
@@ -53,13 +56,20 @@ def finetune(settings: FinetuneSettings) -> None:
     if settings.show_example:
         _show(lessons, json=settings.json)
         return
+    spent = NOTHING
+    if settings.continue_pretraining:
+        check_reading(settings)
+        read_on(settings, screen)
+        spent = spent_on_text(settings)
+        lessons = replace(lessons, base=open_model(place_of(settings), cache_folder()))
+        settings = settings_for_pairs(settings)
 
     def prepare(signals: Signals, clock: Callable[[], float]) -> Run:
         shown = [pair.prompt for pair in (lessons.held_out or lessons.train)[:SHOWN_PROMPTS]]
         outside = Outside(
             screen.note, signals.stop, clock, sampler(shown, chat=True), world, save_asked=signals.save_asked
         )
-        return prepare_finetuning(settings, lessons, outside)
+        return prepare_finetuning(settings, lessons, outside, spent=spent)
 
     code = train(settings, settings.output, screen, prepare, json=settings.json, goal="fine-tuning")
     if code:

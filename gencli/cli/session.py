@@ -96,8 +96,12 @@ def train(
     *,
     json: bool,
     goal: str,
+    is_last: bool = True,
 ) -> int:
-    """Prepare and run a training in `folder`; return the exit code: 0, or 128 + the signal that ended it."""
+    """Prepare and run a training in `folder`; return the exit code: 0, or 128 + the signal that ended it.
+
+    Of several trainings of a command the last one says what to do next.
+    """
     from gencli.model.folder import TRAINING
     from gencli.training.assembly import check_folder
     from gencli.training.events import Done, Stopped
@@ -133,7 +137,7 @@ def train(
         if isinstance(last, Stopped):
             screen.note(f"stopped at step {last.step:,}, saved; the same command with --resume goes on")
             return 128 + last.signal
-        if isinstance(last, Done):
+        if isinstance(last, Done) and is_last:
             screen.note(f'next: gencli generate -m {folder} "..."')
     return 0
 

@@ -124,6 +124,7 @@ def _resumed(scratch: Path, step: int, screen: Screen, signals: Signals) -> Run:
     from gencli.text.corpus import open_corpus
     from gencli.training import checkpoint
     from gencli.training.assembly import Outside, runtime_for
+    from gencli.training.continuing import place_of
     from gencli.training.finetuning import prepare_finetuning
     from gencli.training.lessons import prepare_pairs
     from gencli.training.pretraining import prepare_pretraining, prepare_text
@@ -140,8 +141,9 @@ def _resumed(scratch: Path, step: int, screen: Screen, signals: Signals) -> Run:
     earlier = earlier_run(own)(given)
     if own == "output":
         finetuned = resolve(FinetuneSettings, given, earlier)
+        base = place_of(finetuned) if finetuned.continue_pretraining else None
         return prepare_finetuning(
-            finetuned, prepare_pairs(finetuned, outside.cache, say=outside.say), outside
+            finetuned, prepare_pairs(finetuned, outside.cache, say=outside.say, place=base), outside
         )
     pretrained = resolve(PretrainSettings, given, earlier)
     corpus = open_corpus(pretrained.corpus, encoding=pretrained.encoding, text_field=pretrained.text_field)

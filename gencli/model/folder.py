@@ -53,6 +53,7 @@ CONFIG, GENERATION, WEIGHTS, LINEAGE, CARD = (
 )  # fmt: skip
 TOKENIZER = "tokenizer.model"
 TRAINING = "training"
+CONTINUED = "text"  # inside: the run, and the model, of a base that read on before it was taught pairs
 _DIGESTED = (TOKENIZER, *HUGGING_FACE_FILES)  # and the weights, and what describes them
 FORMAT = 1
 _MOST_JSON_BYTES = 8 << 20

@@ -141,6 +141,19 @@ class FinetuneSettings(Training, OneModel):
     balance: bool = knob(
         False, "Show every label equally often, however rare it is in the pairs.", panel=LEARNING
     )
+    continue_pretraining: tuple[str, ...] = knob(
+        (),
+        "Let the model read this raw text first (may be given several times).",
+        panel=LENGTH,
+        metavar="FILE",
+    )
+    text_share: float = knob(
+        0.5, "Share of --time, --steps and --tokens that raw text gets.", least=0.01, most=0.99, panel=LENGTH
+    )
+    text_epochs: float = knob(2.0, "Read raw text at most so often.", least=0.001, most=1e6, panel=LENGTH)
+    text_learning_rate: float = knob(
+        0.01, "Peak rate while raw text is read.", least=1e-7, most=1.0, panel=LEARNING
+    )
     label_smoothing: float | None = knob(
         None,
         "Share of each label's target that is spread over all labels.",

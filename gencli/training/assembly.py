@@ -40,6 +40,7 @@ from gencli.training.world import World
 
 # The rates of embedding and head keep these proportions to that of the matrices.
 EMBEDDING_RATE, HEAD_RATE = 2.0, 0.15
+NOTHING = Length()
 PARAMETER_BYTES = 16  # on the disk: in a checkpoint at most three numbers, in the model one
 
 
@@ -82,15 +83,23 @@ def length_of(
     steps_per_epoch: int,
     *,
     default_seconds: float | None = None,
+    spent: Length = NOTHING,
 ) -> Length:
-    """Return the limits that the settings give, or the default where they give none."""
+    """Return the limits that the settings give, or the default where they give none.
+
+    What a run before `spent` is taken off.
+    """
     seconds = seconds_of(settings.time) if settings.time else None
     epochs = settings.epochs
     if not any((seconds, settings.steps, settings.tokens, epochs)):
         seconds = default_seconds
-    limits = [settings.steps, math.ceil(epochs * steps_per_epoch) if epochs else None]
+    steps_left = max(1, settings.steps - (spent.steps or 0)) if settings.steps else None
+    tokens = max(1, settings.tokens - (spent.tokens or 0)) if settings.tokens else None
+    limits = [steps_left, math.ceil(epochs * steps_per_epoch) if epochs else None]
     steps = min((limit for limit in limits if limit), default=None)
-    return Length(seconds=seconds, steps=steps, tokens=settings.tokens)
+    if seconds:
+        seconds = max(1.0, seconds - (spent.seconds or 0.0))
+    return Length(seconds=seconds, steps=steps, tokens=tokens)
 
 
 def assemble(
@@ -243,11 +252,11 @@ def _begin(folder: Path, settings: Training, record: RunRecord, parameters: int)
     sweep_staging(folder)
     check_space(folder, PARAMETER_BYTES * parameters)
     if not settings.resume:
-        checkpoint.clear(folder / TRAINING, _run_before(folder / TRAINING))
+        checkpoint.clear(folder / TRAINING, run_before(folder / TRAINING))
     record.write(folder / TRAINING)
 
 
-def _run_before(training: Path) -> str:
+def run_before(training: Path) -> str:
     """Return the name of the run that this folder is of until now, "" if there is no record of one."""
     try:
         return read_record(training).run_id

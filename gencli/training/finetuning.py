@@ -14,11 +14,11 @@ from gencli.settings import FinetuneSettings
 from gencli.storage import digest_of
 from gencli.text.examples import encode_pairs
 from gencli.text.tokenizer import Tokenizer
-from gencli.training.assembly import Lineage, Outside, assemble, length_of, runtime_for
+from gencli.training.assembly import NOTHING, Lineage, Outside, assemble, length_of, runtime_for
 from gencli.training.batches import PairBatches, pairs_in_order
 from gencli.training.held_out import HeldOut, LabelScore, token_bytes_of
 from gencli.training.lessons import Lessons
-from gencli.training.loop import Run
+from gencli.training.loop import Length, Run
 from gencli.training.objective import Objective, SoftTargets
 from gencli.training.smoothing import Smoothing
 from gencli.training.tuning import plan_of, planned
@@ -27,8 +27,13 @@ ROWS_AT_ONCE = 64  # when scoring
 ALPHA = 2.0  # of the updates of low rank, times their rank
 
 
-def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Outside) -> Run:
-    """Return a run that is ready to begin, or to go on from its newest checkpoint."""
+def prepare_finetuning(
+    settings: FinetuneSettings, lessons: Lessons, outside: Outside, *, spent: Length = NOTHING
+) -> Run:
+    """Return a run that is ready to begin, or to go on from its newest checkpoint.
+
+    What was `spent` before of each limit is taken off.
+    """
     base, task = lessons.base, lessons.task
     tokenizer, shape = base.tokenizer, base.shape
     settings = planned(settings, task, len(lessons.train))
@@ -75,7 +80,7 @@ def prepare_finetuning(settings: FinetuneSettings, lessons: Lessons, outside: Ou
         batches=batches,
         held_out=HeldOut(judged, sizes, answers=True, kind=kind) if judged else None,
         runtime=runtime_for(settings, outside.world),
-        length=length_of(settings, batches.steps_per_epoch),
+        length=length_of(settings, batches.steps_per_epoch, spent=spent),
         lineage=lineage,
         outside=outside,
         plan=plan_of(

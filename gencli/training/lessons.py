@@ -47,14 +47,19 @@ class Lessons:
         return digest.hexdigest()
 
 
-def prepare_pairs(settings: FinetuneSettings, cache: Path, *, say: Callable[[str], None]) -> Lessons:
-    """Open the base model, read the pairs and hold some out. Raises PairsError where there are too few."""
+def prepare_pairs(
+    settings: FinetuneSettings, cache: Path, *, say: Callable[[str], None], place: Path | None = None
+) -> Lessons:
+    """Open the base model, read the pairs and hold some out. Raises PairsError where there are too few.
+
+    The base is the model of the settings, or else that in the folder `place`.
+    """
     if settings.output.resolve() == settings.model.resolve():
         raise UsageError("the fine-tuned model needs a folder of its own", hint="another folder with -o")
     if not settings.pairs:
         raise UsageError("which pairs?", hint="give at least one file, or - for stdin")
     shares = weights_of(settings.weight, settings.pairs)
-    base = open_model(settings.model, cache)
+    base = open_model(place or settings.model, cache)
     files = [_read(path, settings, say) for path in settings.pairs]
     pairs = [pair for file in files for pair in file.pairs]
     if settings.validation_pairs is not None:

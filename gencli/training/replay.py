@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from gencli.errors import RunStateError
+from gencli.model.folder import CONTINUED
 from gencli.training import checkpoint
 from gencli.training.events import Step
 from gencli.training.loop import Length, Run, fit
@@ -56,6 +57,8 @@ def scratch_copy(training: Path, step: int, scratch: Path) -> None:
     shutil.copy(training / RECORD, scratch / RECORD)
     folder = checkpoint.folder_of(training, step)
     shutil.copytree(folder, checkpoint.folder_of(scratch, step))
+    if (training / CONTINUED).is_dir():  # the base of this run
+        (scratch / CONTINUED).symlink_to((training / CONTINUED).resolve())
 
 
 def replay(run: Run, log: Path, goal: Path, *, steps: int, progress: Callable[[int], None]) -> Replay:
