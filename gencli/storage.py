@@ -42,13 +42,28 @@ def digest_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def replace_file(path: Path, content: bytes | str) -> None:
+def replace_file(path: Path, content: bytes | str, *, private: bool = False) -> None:
     """Write `content` (text as UTF-8) under `path` so that a reader sees the old file or the whole new one.
 
-    Raises MachineError when the disk or the permissions refuse; the old file is then untouched.
+    Nobody but the owner may read a `private` file. Raises MachineError when the disk or the permissions
+    refuse; the old file is then untouched.
     """
-    with staged_file(path) as staging:
+    with staged_file(path, private=private) as staging:
         write(staging, content)
+
+
+def append_private(path: Path, text: str) -> None:
+    """Add text to a file that only its owner may read, and make it if it isn't there; follow no link.
+
+    Raises MachineError when the disk or the permissions refuse.
+    """
+    with told_as_machine_error(path):
+        make_folder(path.parent)
+        watch("write", path)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        with os.fdopen(os.open(path, flags, 0o600), "ab") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def write(staging: Path, content: bytes | str) -> None:
@@ -58,15 +73,17 @@ def write(staging: Path, content: bytes | str) -> None:
 
 
 @contextlib.contextmanager
-def staged_file(path: Path) -> Iterator[Path]:
+def staged_file(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Give a staging path to write; on a clean exit it is flushed and renamed to `path`."""
     with told_as_machine_error(path):
         make_folder(path.parent)
         staging = path.with_name(f"{STAGING}{path.name}-{os.getpid()}")
         staging.unlink(missing_ok=True)  # a link that someone left there would be written through
+        if private:
+            os.close(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:
             yield staging
-            _settle(staging)
+            _settle(staging, 0o600 if private else 0o666)
             rename(staging, path)
             flush_folder(path.parent)
         finally:
@@ -243,12 +260,12 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _settle(path: Path) -> None:
+def _settle(path: Path, mode: int = 0o666) -> None:
     """Flush a staged file to the disk and give it the mode that the umask allows."""
     watch("flush", path)
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fchmod(descriptor, 0o666 & ~_umask())
+        os.fchmod(descriptor, mode & ~_umask())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -69,6 +69,12 @@ class Tinted:
         _put(Style.parse(colour).render(show(text), color_system=ColorSystem.STANDARD))
 
 
+def end_line() -> None:
+    """Go to a new line on the terminal that someone types at."""
+    (sys.stdout if sys.stdout.isatty() else sys.stderr).write("\n")
+    sys.stdout.flush()
+
+
 def _put(text: str) -> None:
     """Write all of the text: an unbuffered stdout may take a part at a time."""
     rest = memoryview(text.encode("utf-8", "replace"))

@@ -71,7 +71,9 @@ def test_no_module_imports_what_runs_code_or_asks_the_network(path: Path) -> Non
 @each_module
 def test_no_module_calls_what_runs_code(path: Path) -> None:
     for name, call in calls_in(path):
-        assert name not in CALLS and name.rpartition(".")[2] not in METHODS, f"{path}:{call.lineno}"
+        typed = name == "input" and path.name == "lines.py"  # where a chat reads what is typed
+        assert typed or name not in CALLS, f"{path}:{call.lineno}"
+        assert name.rpartition(".")[2] not in METHODS, f"{path}:{call.lineno}"
         assert option(call, "shell") in ("", "False"), f"{path}:{call.lineno}"
         if name in ("np.load", "numpy.load"):
             assert option(call, "allow_pickle") == "False", f"{path}:{call.lineno}"

@@ -142,6 +142,15 @@ def test_a_prompt_and_generated_text(hostile_model: Path) -> None:
     told_on_terminal("generate", HOSTILE, "-m", hostile_model, "-n", 5, "--num-samples", 2, "--json")
 
 
+def test_a_chat_and_what_it_loads(hostile_model: Path, tmp_path: Path) -> None:
+    how = ["-m", hostile_model, "-n", 60, "-s", 1, "-t", 1.5, "--top-k", 0]
+    line = HOSTILE.replace("\n", "")
+    seen = told_on_terminal("chat", *how, code=2, data=f"{line}\n강\n/{line}\n".encode())
+    assert "\\x" in seen.split("error: ")[0] and "no command" in seen
+    (tmp_path / IN_A_NAME).write_text(json.dumps({"messages": [{"role": line, "content": line}]}), "utf-8")
+    told_on_terminal("chat", *how, "--load", tmp_path / IN_A_NAME, code=3)
+
+
 def test_the_text_of_ids(hostile_model: Path, hostile_tokenizer: Tokenizer) -> None:
     for ids in (hostile_tokenizer.encode(HOSTILE), [8 + byte for byte in HOSTILE.encode()]):
         seen = told_on_terminal("decode", "-m", hostile_model, data=" ".join(map(str, ids)).encode())
@@ -309,6 +318,8 @@ def test_into_a_pipe_text_stays_as_it_is_and_what_is_said_stays_harmless(
         return done.stdout, said
 
     assert piped("generate", HOSTILE, *model, "-n", "1", "-s", "1")[0].startswith(HOSTILE.encode())
+    hot = ["-n", "400", "--min-new-tokens", "400", "-s", "1", "-t", "1.5", "--top-k", "0"]
+    assert any(is_steering(ch) for ch in piped("chat", *model, *hot, data=b"x\n")[0].decode())
     ids, _ = piped("encode", *model, data=HOSTILE.encode())
     assert piped("decode", *model, data=ids)[0] == HOSTILE.encode()
     told = piped("tokenize", str(hostile_text), "-m", str(tmp_path / IN_A_NAME))

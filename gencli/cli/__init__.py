@@ -6,6 +6,7 @@ from gencli.cli import (
     pretrain,
     finetune,
     generate,
+    chat,
     classify,
     evaluate,
     encode,

@@ -6,6 +6,7 @@ table in the README are all derived from these classes.
 
 from gencli.settings.common import MachineChoice, OneModel, Reading, TokenizerChoice
 from gencli.settings.decoding import (
+    ChatSettings,
     ClassifySettings,
     EngineChoice,
     GenerateSettings,
@@ -25,6 +26,7 @@ from gencli.settings.tools import (
 from gencli.settings.training import FinetuneSettings, PretrainSettings, Training
 
 __all__ = [
+    "ChatSettings",
     "ClassifySettings",
     "DecodeSettings",
     "DemoSettings",

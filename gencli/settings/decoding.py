@@ -179,3 +179,20 @@ class GenerateSettings(Abstaining, WritingChoice, EngineChoice, OneModel):
         least=0, most=1000,
     )  # fmt: skip
     batch_size: int = knob(32, "With --input: texts written together.", least=1, most=65_536, panel=MACHINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatSettings(WritingChoice, EngineChoice, OneModel):
+    """Talk with a model."""
+
+    system: str | None = knob(
+        None, "What a fine-tuned model is told before the first question.", metavar="TEXT"
+    )
+    load: Path | None = knob(None, "Go on with a chat that was saved.", metavar="FILE")
+    remember: int | None = knob(
+        None, "Earlier turns that the model reads with a question; by default all that fit.",
+        least=0, most=10**6, metavar="TURNS",
+    )  # fmt: skip
+    history: bool | None = knob(
+        None, "Keep what you type for the arrow keys, in the cache folder; by default on a terminal."
+    )

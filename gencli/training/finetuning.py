@@ -69,7 +69,7 @@ def prepare_finetuning(
             "weights": parent,
             "lineage": base.lineage,
         },
-        extra={"task": task.record()},
+        extra={"task": task.record(), "turns": lessons.most_turns},
         adapter=adapter if settings.adapter else None,
     )
     return assemble(

@@ -46,6 +46,12 @@ class Lessons:
             digest.update(b"\n")
         return digest.hexdigest()
 
+    @property
+    def most_turns(self) -> int:
+        """Return how many questions the longest conversation has."""
+        pairs = (*self.train, *self.held_out)
+        return max(sum(turn.role == "user" for turn in pair.turns) for pair in pairs)
+
 
 def prepare_pairs(
     settings: FinetuneSettings, cache: Path, *, say: Callable[[str], None], place: Path | None = None
