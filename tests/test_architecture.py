@@ -15,7 +15,7 @@ ROOT = Path(gencli.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 # An import points only to the same floor or one further down; training and decoding stand side by side.
 FLOORS = [
-    ["errors"], ["storage", "knobs"], ["settings"], ["text"], ["model"], ["training", "decoding"],
+    ["errors"], ["storage", "knobs", "compiled"], ["settings"], ["text"], ["model"], ["training", "decoding"],
     ["evaluation", "verification", "api"], ["ui"], ["cli", "__main__"],
 ]  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

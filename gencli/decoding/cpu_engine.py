@@ -7,53 +7,55 @@ the memory for every token. The embedding and the norms are float32 in both case
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gencli.decoding.cpu_weights import Precision, stacked
 from gencli.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from gencli.decoding.cpu_kernels import WeightArray, Weights
+    from gencli.decoding.cpu_attention import Cache
     from gencli.model.shape import Shape
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-Precision = Literal["float32", "int8"]
 
 _BLOCK = 64  # tokens of a prompt that go through the layers together
-_NEVER = 1 << 62  # multiplications
+NEVER = 1 << 62  # multiplications
 # the multiplications that one thread does while others are woken, by what wakes them
 _WORTH_THREADS = {"omp": 40_000, "tbb": 100_000, "workqueue": 4_000_000}
+_NEAR_BYTES = 32 << 20  # weights of at most this size stay in the processor's cache, where threads share them
 
 
 class Pace:
-    """Tells whether steps are faster with several threads at the moment, from what steps took.
+    """Tells which of several ways to make a step is the fastest at the moment, from what steps took.
 
-    A step waits for all threads at every product. Alone on the machine that pays; with other programs on
-    its cores, a step can take a hundred times as long as on one thread. The logits are the same both ways.
+    With several threads a step may wait for all of them at every product. Alone on the machine that pays; with
+    other programs on its cores, a step can take a hundred times as long as on one thread. The logits are the
+    same every way.
     """
 
-    def __init__(self) -> None:
-        self._seconds = {False: 0.0, True: 0.0}
-        self._since = 0.0
+    def __init__(self, ways: Sequence[str]) -> None:
+        self._seconds = dict.fromkeys(ways, 0.0)
+        self._since = dict.fromkeys(ways, 0.0)
 
-    def together(self) -> bool:
-        """Return the faster way, and the slower one whenever trying it costs a 25th of the time."""
-        slower = max(self._seconds, key=self._seconds.__getitem__)
-        return slower if self._since >= 25 * self._seconds[slower] else not slower
+    def way(self) -> str:
+        """Return the fastest way, or a slower one whenever trying it costs a 25th of the time."""
+        fastest = min(self._seconds, key=self._seconds.__getitem__)
+        due = (way for way, seconds in self._seconds.items() if self._since[way] >= 25 * seconds)
+        return next((way for way in due if way != fastest), fastest)
 
-    def took(self, together: bool, seconds: float) -> None:
-        """Take note of what a step took: an average for the faster way, the last try of the slower one."""
-        known = self._seconds[together]
-        slower = max(self._seconds, key=self._seconds.__getitem__)
-        self._since = 0.0 if together == slower else self._since + seconds
-        if known and together != slower:
-            seconds = 0.75 * known + 0.25 * seconds
-        self._seconds[together] = seconds
+    def took(self, way: str, seconds: float) -> None:
+        """Take note of what a step took: an average for the fastest way, the last try of a slower one."""
+        known, fastest = self._seconds[way], min(self._seconds, key=self._seconds.__getitem__)
+        for other in self._since:
+            self._since[other] += seconds
+        self._since[way] = 0.0
+        self._seconds[way] = 0.75 * known + 0.25 * seconds if known and way == fastest else seconds
 
 
 class CpuEngine:
@@ -76,11 +78,15 @@ class CpuEngine:
         self.context, self.vocabulary = shape.context, shape.vocabulary
         self.lengths: list[int] = []
         self._shape = shape
-        self._worth_threads = _worth_threads(threads)
-        self._prompt_pace, self._step_pace = Pace(), Pace()
+        self._threads, self._worth_threads = _threads_and_worth(threads)
         self._rows = np.empty(0, dtype=np.int64)
-        self._weights = _stacked(shape, weights, precision)
-        self._keys = self._values = np.empty((0, 0, 0, 0, 0), dtype=np.float32)
+        self._precision, self._slots = precision, 0
+        self._weights = stacked(shape, weights, precision)
+        self._cache = self._empty_cache(0, 0)
+        ways = ["alone"] if self._worth_threads == NEVER else ["together", "alone"]
+        near = sum(part.nbytes for part in self._weights if isinstance(part, np.ndarray)) <= _NEAR_BYTES
+        self._prompt_pace, self._step_pace = Pace(ways), Pace(ways)
+        self._batch_pace = Pace(["apart", *ways] if near and len(ways) > 1 else ways)
 
     def start(self, prompts: Sequence[Sequence[int]], *, copies: int = 1, slots: int) -> FloatArray:
         """Read the prompts into a new cache; return the logits [B · copies, V] after each.
@@ -93,15 +99,13 @@ class CpuEngine:
         for prompt in prompts:
             if not 0 < len(prompt) <= slots:
                 raise UsageError(f"a prompt must have from 1 to {slots} tokens here, not {len(prompt)}")
-        shape = self._shape
-        size = (shape.layers, len(prompts) * copies, shape.kv_heads, slots, shape.head_width)
-        self._keys, self._values = np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.float32)
+        self._slots, self._cache = slots, self._empty_cache(len(prompts) * copies, slots)
         logits = np.empty((len(prompts), self.vocabulary), dtype=np.float32)
         for place, prompt in enumerate(prompts):
             row, end = place * copies, len(prompt)
             logits[place] = self._prefilled(np.asarray(prompt, dtype=np.int64), row)
-            for cache in (self._keys, self._values):
-                cache[:, row + 1 : row + copies, :, :end] = cache[:, row : row + 1, :, :end]
+            for part in self._cache:
+                part[:, row + 1 : row + copies, :, :end] = part[:, row : row + 1, :, :end]
         self.lengths = [len(prompt) for prompt in prompts for _ in range(copies)]
         self._rows = np.arange(len(self.lengths))
         return logits.repeat(copies, axis=0)
@@ -127,13 +131,12 @@ class CpuEngine:
 
         Raises UsageError when a row's cache is full.
         """
-        if max(self.lengths) >= self._keys.shape[3]:
-            raise UsageError(f"the {self._keys.shape[3]} slots of the cache are full")
+        if max(self.lengths) >= self._slots:
+            raise UsageError(f"the {self._slots} slots of the cache are full")
         positions = np.array(self.lengths, dtype=np.int64)
+        pace = self._step_pace if positions.size == 1 else self._batch_pace
         every = np.arange(positions.size)
-        logits = self._forward(
-            np.asarray(tokens, dtype=np.int64), self._rows, positions, every, self._step_pace
-        )
+        logits = self._forward(np.asarray(tokens, dtype=np.int64), self._rows, positions, every, pace)
         self.lengths = [length + 1 for length in self.lengths]
         return logits
 
@@ -142,7 +145,7 @@ class CpuEngine:
 
         Raises UsageError for no token and for more than fit.
         """
-        if not 0 < len(tokens) <= self._keys.shape[3] - after:
+        if not 0 < len(tokens) <= self._slots - after:
             raise UsageError(f"{len(tokens)} tokens don't fit after {after}")
         self.lengths = [after + len(tokens)]
         return self._prefilled(np.asarray(tokens, dtype=np.int64), int(self._rows[0]), after)[None]
@@ -156,25 +159,43 @@ class CpuEngine:
         places = self._rows[list(rows)].tolist()
         taken: set[int] = set()
         self._make_room(len(places))
-        free = iter(sorted(set(range(self._keys.shape[1])).difference(places)))
+        free = iter(sorted(set(range(self._cache.keys.shape[1])).difference(places)))
         for number, row in enumerate(rows):
             place, end = places[number], self.lengths[row]
             if place in taken:
                 places[number] = next(free)
-                for cache in (self._keys, self._values):
-                    cache[:, places[number], :, :end] = cache[:, place, :, :end]
+                for part in self._cache:
+                    part[:, places[number], :, :end] = part[:, place, :, :end]
             taken.add(place)
         self._rows = np.array(places, dtype=np.int64)
         self.lengths = [self.lengths[row] for row in rows]
 
     def _make_room(self, rows: int) -> None:
         """Enlarge the cache if it holds fewer rows."""
-        missing = rows - self._keys.shape[1]
-        if missing > 0:
-            shape = self._keys.shape
-            more = np.zeros((shape[0], max(missing, shape[1]), *shape[2:]), dtype=np.float32)
-            self._keys = np.concatenate([self._keys, more], axis=1)
-            self._values = np.concatenate([self._values, more], axis=1)
+        held = self._cache.keys.shape[1]
+        if rows > held:
+            more = self._empty_cache(max(rows - held, held), self._slots)
+            parts: Any = [np.concatenate(pair, axis=1) for pair in zip(self._cache, more, strict=True)]
+            self._cache = type(self._cache)(*parts)
+
+    def _empty_cache(self, rows: int, slots: int) -> Cache:
+        """Return room for keys and values; they are rounded like the weights."""
+        from gencli.decoding.cpu_attention import Cache
+        from gencli.decoding.cpu_tiles import LANES
+
+        def whole(number: int) -> int:
+            return -(-number // LANES) * LANES
+
+        shape = self._shape
+        size = (shape.layers, rows, shape.kv_heads, whole(slots))
+        kind: Any = np.float32 if self._precision == "float32" else np.int8
+        scales = (*size[:3], 0 if self._precision == "float32" else size[3])
+        return Cache(
+            np.zeros((*size, shape.head_width), kind),
+            np.zeros((*size, whole(shape.head_width)), kind),
+            np.zeros(scales, np.float32),
+            np.zeros(scales, np.float32),
+        )
 
     def _prefilled(self, prompt: IntArray, row: int, after: int = 0) -> FloatArray:
         """Add a prompt to a row of the cache, block by block; return the logits [V] after it.
@@ -192,85 +213,27 @@ class CpuEngine:
     def _forward(
         self, tokens: IntArray, rows: IntArray, positions: IntArray, wanted: IntArray, pace: Pace
     ) -> FloatArray:
-        from gencli.decoding.cpu_kernels import Cache, Places, forward
+        from gencli.decoding.cpu_attention import Places
+        from gencli.decoding.cpu_kernels import forward, forward_apart
 
-        together, started = pace.together(), time.perf_counter()
-        logits: FloatArray = forward(
-            tokens,
-            Places(rows, positions),
-            wanted,
-            self._weights,
-            Cache(self._keys, self._values),
-            np.float32(self._shape.norm_epsilon),
-            self._worth_threads if together else _NEVER,
-        )
-        pace.took(together, (time.perf_counter() - started) / tokens.size)
-        return logits
+        way, started = pace.way(), time.perf_counter()
+        places, epsilon = Places(rows, positions), np.float32(self._shape.norm_epsilon)
+        logits: FloatArray
+        if way == "apart":
+            parts = min(self._threads, tokens.size)
+            logits = forward_apart(tokens, places, self._weights, self._cache, epsilon, parts)
+        else:
+            worth = self._worth_threads if way == "together" else NEVER
+            logits = forward(tokens, places, wanted, self._weights, self._cache, epsilon, worth)
+        pace.took(way, (time.perf_counter() - started) / tokens.size)
+        return logits[:, : self.vocabulary]
 
 
-def _worth_threads(threads: int | None) -> int:
-    """Set the number of threads, None for all cores; return from how many multiplications on to use them."""
+def _threads_and_worth(threads: int | None) -> tuple[int, int]:
+    """Set the number of threads, None for all cores; return it, and from how many multiplications on to use them."""
     import numba
 
     cores = numba.config.NUMBA_NUM_THREADS
     numba.set_num_threads(cores if threads is None else max(1, min(threads, cores)))
-    return _WORTH_THREADS[numba.threading_layer()] if numba.get_num_threads() > 1 else _NEVER
-
-
-def _stacked(shape: Shape, weights: Mapping[str, npt.NDArray[np.float32]], precision: Precision) -> Weights:
-    """Return the weights stacked over the layers, all read-only so that one compiled signature fits them."""
-    from gencli.decoding.cpu_kernels import Weights
-
-    def layers(*names: str) -> FloatArray:
-        parts = [[weights[f"model.layers.{i}.{name}.weight"] for name in names] for i in range(shape.layers)]
-        rows = sum(len(part) for part in parts[0])
-        stack = np.empty((shape.layers, rows, *parts[0][0].shape[1:]), dtype=np.float32)
-        for layer, part in zip(stack, parts, strict=True):
-            np.concatenate(part, out=layer)
-        return stack
-
-    def matrices(*names: str) -> tuple[WeightArray, FloatArray]:
-        return _rounded(layers(*names), precision)
-
-    return Weights(
-        *map(
-            _frozen,
-            (
-                weights["model.embed_tokens.weight"],
-                layers("input_layernorm"),
-                *matrices("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-                layers("self_attn.q_norm"),
-                layers("self_attn.k_norm"),
-                *matrices("self_attn.o_proj"),
-                layers("post_attention_layernorm"),
-                *matrices("mlp.gate_proj", "mlp.up_proj"),
-                *matrices("mlp.down_proj"),
-                weights["model.norm.weight"],
-                *_rounded(weights["lm_head.weight"], precision),
-                *_rotary(shape),
-            ),
-        )
-    )
-
-
-def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    contiguous = np.ascontiguousarray(np.asarray(array)).view()
-    contiguous.setflags(write=False)
-    return contiguous
-
-
-def _rounded(matrices: FloatArray, precision: Precision) -> tuple[WeightArray, FloatArray]:
-    """Return matrices (..., rows, columns) as they are or as int8, and the scale of each row."""
-    if precision == "float32":
-        return matrices, np.ones(matrices.shape[:-1], dtype=np.float32)
-    scales = np.maximum(np.abs(matrices).max(axis=-1), np.float32(1e-30)) / np.float32(127)
-    rounded = matrices / scales[..., None]
-    return np.rint(rounded, out=rounded).astype(np.int8), scales
-
-
-def _rotary(shape: Shape) -> tuple[FloatArray, FloatArray]:
-    """Return the cosines and sines (context, D / 2) of rotary positions, in float32 throughout."""
-    powers = np.arange(0, shape.head_width, 2, dtype=np.float32) / np.float32(shape.head_width)
-    speeds = np.float32(1) / np.float32(shape.rope_theta) ** powers
-    angles = np.arange(shape.context, dtype=np.float32)[:, None] * speeds
-    return np.cos(angles), np.sin(angles)
+    count = int(numba.get_num_threads())
+    return count, _WORTH_THREADS[numba.threading_layer()] if count > 1 else NEVER

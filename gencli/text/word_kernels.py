@@ -7,14 +7,12 @@ mark between two texts, or any spaces and what follows them up to the next of th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from gencli.compiled import compiled
 
 Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.int32]
@@ -25,8 +23,6 @@ _SEED, _PRIME = 0xCBF29CE484222325, 0x100000001B3  # FNV-1a
 _WORD = 0xFFFFFFFFFFFFFFFF
 _AT_ONCE = 128
 _TAG = 0xFFFFFFFF00000000
-
-_Function = TypeVar("_Function", bound="Callable[..., object]")
 
 
 class Words(NamedTuple):
@@ -52,15 +48,7 @@ def no_words(most: int, nbytes: int) -> Words:
     )
 
 
-def _compiled(function: _Function) -> _Function:
-    """Compile at the first call and keep the machine code on disk where some folder can be written."""
-    try:
-        return cast("_Function", njit(cache=True, nogil=True)(function))
-    except RuntimeError:
-        return cast("_Function", njit(nogil=True)(function))
-
-
-@_compiled
+@compiled(nogil=True)
 def numbered(data: Bytes, start: int, words: Words, numbers: Numbers) -> tuple[int, int]:
     """Write the number of each word from `start` on and remember new words.
 
@@ -86,7 +74,7 @@ def numbered(data: Bytes, start: int, words: Words, numbers: Numbers) -> tuple[i
     return found, start
 
 
-@_compiled
+@compiled(nogil=True)
 def _fetch(values: npt.NDArray[np.uint64], words: Words) -> int:
     """Touch what looking up these words will read: the processor then waits for many of them at a time."""
     touched = 0
@@ -98,7 +86,7 @@ def _fetch(values: npt.NDArray[np.uint64], words: Words) -> int:
     return touched
 
 
-@_compiled
+@compiled(nogil=True)
 def _word(data: Bytes, start: int) -> tuple[int, np.uint64]:
     """Return where the word ends that begins at `start`, and its hash."""
     letter = data[start]
@@ -114,7 +102,7 @@ def _word(data: Bytes, start: int) -> tuple[int, np.uint64]:
     return place, value
 
 
-@_compiled
+@compiled(nogil=True)
 def _number(data: Bytes, start: int, end: int, value: np.uint64, words: Words) -> int:
     """Return the number of the word data[start:end], whose hash is `value`; -1 if it is new and has no room."""
     mask = np.uint64(words.slots.size - 1)
@@ -138,7 +126,7 @@ def _number(data: Bytes, start: int, end: int, value: np.uint64, words: Words) -
     return number
 
 
-@_compiled
+@compiled(nogil=True)
 def _is_word(data: Bytes, start: int, end: int, number: int, words: Words) -> bool:
     first = words.starts[number]
     same = words.starts[number + 1] - first == end - start
@@ -149,7 +137,7 @@ def _is_word(data: Bytes, start: int, end: int, number: int, words: Words) -> bo
     return bool(same)
 
 
-@_compiled
+@compiled(nogil=True)
 def in_parts(
     words: Words, first: int, part_bytes: int, is_apart: bool, letters: Bytes, starts: Numbers
 ) -> tuple[int, int]:
@@ -176,7 +164,7 @@ def in_parts(
     return size, found
 
 
-@_compiled
+@compiled(nogil=True)
 def written(numbers: Numbers, words: Words, ids: Numbers) -> int:
     """Write the ids of the numbered words one after the other, and return how many these are."""
     found = 0

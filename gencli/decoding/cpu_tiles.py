@@ -1,0 +1,292 @@
+"""Tiles of matrix products, written in LLVM's own language: a few tokens times a few rows of the weights.
+
+A loop in Python leaves it to the compiler how many sums run side by side; here that is settled, and with it
+the order in which numbers are added: a token's sums are the same, bit for bit, whatever tokens stand beside
+it. Pointers and strides are whole numbers of bytes.
+
+Legend: T tokens, R rows or blocks of rows, L numbers in one vector of this machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+GROUP = 64  # numbers of a token's vector that share a scale
+BLOCK = 16  # rows of the weights that lie side by side
+
+_FEATURES = binding.get_host_cpu_features()
+HAS_BYTE_PRODUCTS = bool(_FEATURES.get("avx512vnni") and _FEATURES.get("avx512bw"))
+# With 32 registers of 16 numbers, 16 sums fit beside what they are made of; with 16 registers of 8, 8 do.
+LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
+TOKENS = 4 if LANES == 16 else 2
+
+_BYTE, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 32, 64)), ir.FloatType()
+_FUSED = ("contract",)
+
+Value: TypeAlias = Any  # llvmlite tells no types
+_Sums = tuple[Value, list[int]]  # a vector, and which sums its numbers are or are parts of
+
+
+class _Builder:
+    """LLVM's builder with the few steps that the tiles are made of."""
+
+    def __init__(self, builder: Any) -> None:
+        self.b = builder
+
+    def long(self, number: int) -> Value:
+        return ir.Constant(_LONG, number)
+
+    def place(self, start: Value, *steps: tuple[Value | int, Value | int]) -> Value:
+        """Return an address: a start and some counts of strides."""
+        for count, stride in steps:
+            first = self.long(count) if isinstance(count, int) else count
+            second = self.long(stride) if isinstance(stride, int) else stride
+            start = self.b.add(start, self.b.mul(first, second))
+        return start
+
+    def load(self, kind: ir.Type, place: Value, align: int = 4) -> Value:
+        loaded = self.b.load(self.b.inttoptr(place, ir.PointerType(kind)))
+        loaded.align = align
+        return loaded
+
+    def store(self, value: Value, place: Value, align: int = 4) -> None:
+        self.b.store(value, self.b.inttoptr(place, ir.PointerType(value.type))).align = align
+
+    def fetch(self, place: Value) -> None:
+        """Ask for what stands at a place to be brought near."""
+        pointer = ir.PointerType(_BYTE)
+        prefetch = cgutils.get_or_insert_function(
+            self.b.module, ir.FunctionType(ir.VoidType(), [pointer, _INT, _INT, _INT]), "llvm.prefetch.p0"
+        )
+        reading, near, data = (ir.Constant(_INT, number) for number in (0, 3, 1))
+        self.b.call(prefetch, [self.b.inttoptr(place, pointer), reading, near, data])
+
+    def spread(self, value: Value, lanes: int) -> Value:
+        """Return a vector of equal numbers."""
+        empty = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+        first = self.b.insert_element(empty, value, ir.Constant(_INT, 0))
+        return self.shuffled(first, empty, [0] * lanes)
+
+    def shuffled(self, a: Value, b: Value, order: Sequence[int]) -> Value:
+        return self.b.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT, len(order)), list(order)))
+
+    def add_product(self, total: Value, a: Value, b: Value) -> Value:
+        return self.b.fadd(total, self.b.fmul(a, b, flags=_FUSED), flags=_FUSED)
+
+    def summed(self, vectors: list[Value]) -> Value:
+        """Return a vector of the sum of each vector; halves are added to halves, several vectors at a time."""
+        items = [(vector, [number]) for number, vector in enumerate(vectors)]
+        width = LANES  # numbers of one sum in a vector
+        while width > 1:
+            width //= 2
+            if len(items) > 1:
+                items = [self._folded(*pair, width) for pair in zip(items[::2], items[1::2], strict=True)]
+            else:
+                items = [self._halved(*items[0], width)]
+        while len(items) > 1:
+            items = [self._joined(*pair) for pair in zip(items[::2], items[1::2], strict=True)]
+        vector, numbers = items[0]
+        return self.shuffled(vector, vector, [numbers.index(number) for number in range(len(vectors))])
+
+    def _folded(self, a: _Sums, b: _Sums, half: int) -> _Sums:
+        (first, numbers), (second, others) = a, b
+        lows = [part * 2 * half + i for part in range(len(numbers)) for i in range(half)]
+        lows += [LANES + place for place in lows]
+        low = self.shuffled(first, second, lows)
+        high = self.shuffled(first, second, [place + half for place in lows])
+        return self.b.fadd(low, high), [*numbers, *others]
+
+    def _halved(self, vector: Value, numbers: list[int], half: int) -> _Sums:
+        lows = [part * 2 * half + i for part in range(len(numbers)) for i in range(half)]
+        low = self.shuffled(vector, vector, lows)
+        return self.b.fadd(low, self.shuffled(vector, vector, [place + half for place in lows])), numbers
+
+    def _joined(self, a: _Sums, b: _Sums) -> _Sums:
+        return self.shuffled(a[0], b[0], range(a[0].type.count * 2)), [*a[1], *b[1]]
+
+
+class _Matrix(NamedTuple):
+    """Where the numbers of a two-dimensional array begin, the bytes from row to row, and how long a row is."""
+
+    start: Value
+    stride: Value
+    columns: Value
+    kind: Any
+
+    def row(self, build: _Builder, first: Value, number: int = 0) -> Value:
+        """Return the address of the row that is `number` after the `first` one."""
+        return build.place(self.start, (first, self.stride), (number, self.stride))
+
+
+Emit = Callable[[_Builder, Sequence[_Matrix], Sequence[Value]], None]
+
+
+def _tile(emit: Emit) -> Any:
+    """Return a function for compiled code, whose body `emit` writes.
+
+    It takes a tuple of two-dimensional arrays and a tuple of whole numbers.
+    """
+
+    def tile(typing_context: Any, arrays: Any, numbers: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            matrices = []
+            for kind, value in zip(arrays, cgutils.unpack_tuple(builder, values[0]), strict=True):
+                array = context.make_array(kind)(context, builder, value)
+                start = builder.ptrtoint(array.data, _LONG)
+                stride = cgutils.unpack_tuple(builder, array.strides)[0]
+                columns = cgutils.unpack_tuple(builder, array.shape)[1]
+                matrices.append(_Matrix(start, stride, columns, kind.dtype))
+            emit(_Builder(builder), matrices, cgutils.unpack_tuple(builder, values[1]))
+            return context.get_dummy_value()
+
+        return types.void(arrays, numbers), codegen
+
+    return intrinsic(tile)
+
+
+class _Numbers(NamedTuple):
+    """How numbers are stored: float32, or a whole number of a byte."""
+
+    stored: ir.Type
+    size: int
+
+    @classmethod
+    def of(cls, kind: Any) -> _Numbers:
+        return cls(_BYTE, 1) if kind == types.int8 else cls(_FLOAT, 4)
+
+    def load(self, build: _Builder, place: Value, lanes: int) -> Value:
+        """Return so many numbers from a place on as float32: a vector, or one alone."""
+
+        def kind(element: ir.Type) -> ir.Type:
+            return ir.VectorType(element, lanes) if lanes > 1 else element
+
+        loaded = build.load(kind(self.stored), place, self.size)
+        if self.size == 4:
+            return loaded
+        return build.b.sitofp(build.b.sext(loaded, kind(_INT)), kind(_FLOAT))
+
+
+def row_tile(tokens: int, rows: int, *, ahead: int = 0) -> Any:
+    """Return a function that sets out (T, R) to x (T, columns) times weights (R, columns), each row scaled.
+
+    Its arrays are (weights, x, out, scales) or the first three of them, its numbers the first row and the first
+    token; the weights are float32 or int8, the scales have one row. T R is a power of two. `ahead` asks for the
+    weights so many rows later.
+    """
+
+    def emit(build: _Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
+        (weights, x, out, *scales), (row, token) = matrices, numbers
+        b, stored, single = build.b, _Numbers.of(weights.kind), _Numbers.of(types.float32)
+        places = list(itertools.product(range(tokens), range(rows)))
+        row_starts = [weights.row(build, row, number) for number in range(rows)]
+        token_starts = [x.row(build, token, number) for number in range(tokens)]
+
+        def products(index: Value, lanes: int) -> list[Value]:
+            for start in row_starts if ahead else ():
+                build.fetch(build.place(start, (index, lanes * stored.size), (ahead, weights.stride)))
+            left = [
+                stored.load(build, build.place(s, (index, lanes * stored.size)), lanes) for s in row_starts
+            ]
+            right = [single.load(build, build.place(s, (index, lanes * 4)), lanes) for s in token_starts]
+            return [(left[r], right[t]) for t, r in places]
+
+        zero = ir.Constant(ir.VectorType(_FLOAT, LANES), [0.0] * LANES)
+        totals = [cgutils.alloca_once_value(b, zero) for _ in places]
+        whole = b.udiv(x.columns, build.long(LANES))
+        with cgutils.for_range(b, whole) as loop:
+            for total, pair in zip(totals, products(loop.index, LANES), strict=True):
+                b.store(build.add_product(b.load(total), *pair), total)
+        sums = cgutils.alloca_once_value(b, build.summed([b.load(total) for total in totals]))
+        done = b.mul(whole, build.long(LANES))
+        with cgutils.for_range(b, b.sub(x.columns, done)) as loop:
+            for number, pair in enumerate(products(b.add(done, loop.index), 1)):
+                place = ir.Constant(_INT, number)
+                total = build.add_product(b.extract_element(b.load(sums), place), *pair)
+                b.store(b.insert_element(b.load(sums), total, place), sums)
+        for t in range(tokens):
+            found = b.load(sums)
+            found = build.shuffled(found, found, range(t * rows, (t + 1) * rows))
+            if scales:
+                found = b.fmul(found, build.load(found.type, build.place(scales[0].start, (row, 4))))
+            build.store(found, build.place(out.row(build, token, t), (row, 4)))
+
+    return _tile(emit)
+
+
+def column_tile(vectors: int, *, ahead: int = 0) -> Any:
+    """Return a function that sets some numbers of out (1, columns) to x (1, slots) times values (slots, columns).
+
+    Its arrays are (x, values, out), its numbers the rows of x and of out, how many slots count, an even number,
+    and the first of the columns, of which it sets as many vectors as it is told here.
+    """
+
+    def emit(build: _Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
+        (x, values, out), (item, slots, column) = matrices, numbers
+        b, stored = build.b, _Numbers.of(values.kind)
+        zero = ir.Constant(ir.VectorType(_FLOAT, LANES), [0.0] * LANES)
+        totals = [[cgutils.alloca_once_value(b, zero) for _ in range(vectors)] for _ in range(2)]
+        with cgutils.for_range(b, b.udiv(slots, build.long(2))) as loop:
+            for odd in range(2):
+                slot = b.add(b.mul(loop.index, build.long(2)), build.long(odd))
+                weight = build.spread(build.load(_FLOAT, build.place(x.row(build, item), (slot, 4))), LANES)
+                start = build.place(values.row(build, slot), (column, stored.size))
+                for line in range(0, vectors * LANES * stored.size if ahead else 0, 64):
+                    build.fetch(build.place(start, (ahead, values.stride), (1, line)))
+                for number, total in enumerate(totals[odd]):
+                    value = stored.load(build, build.place(start, (number, LANES * stored.size)), LANES)
+                    b.store(build.add_product(b.load(total), value, weight), total)
+        for number, (even, odd) in enumerate(zip(*totals, strict=True)):
+            place = build.place(out.row(build, item), (column, 4), (number, LANES * 4))
+            build.store(b.fadd(b.load(even), b.load(odd)), place)
+
+    return _tile(emit)
+
+
+def byte_tile(tokens: int, blocks: int) -> Any:
+    """Return a function that sets out (T, R blocks of 16) to bytes of x times packed bytes of weights, scaled.
+
+    Its arrays are (weights, their rows' scales, x, the scales of its groups, their corrections, out). A block
+    holds, for every four columns, the four numbers of each of its 16 rows, and 128 is added to each; a
+    correction is 128 times the sum of a group of x, negative. One instruction, vpdpbusd, multiplies 64 pairs
+    of bytes and adds them to 16 sums.
+    """
+
+    def emit(build: _Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
+        (weights, row_scales, x, scales, corrections, out), (row, token) = matrices, numbers
+        b = build.b
+        whole, single = ir.VectorType(_INT, BLOCK), ir.VectorType(_FLOAT, BLOCK)
+        add_products = cgutils.get_or_insert_function(
+            b.module, ir.FunctionType(whole, [whole] * 3), "llvm.x86.avx512.vpdpbusd.512"
+        )
+        places = list(itertools.product(range(tokens), range(blocks)))
+        zero = ir.Constant(single, [0.0] * BLOCK)
+        totals = [cgutils.alloca_once_value(b, zero) for _ in places]
+        with cgutils.for_range(b, scales.columns) as loop:
+            group = loop.index
+            lefts = [build.place(weights.row(build, row, r), (group, BLOCK * GROUP)) for r in range(blocks)]
+            rights = [build.place(x.row(build, token, t), (group, GROUP)) for t in range(tokens)]
+            starts = [build.place(corrections.row(build, token, t), (group, 4)) for t in range(tokens)]
+            sums = {(t, r): build.spread(build.load(_INT, starts[t]), BLOCK) for t, r in places}
+            for four in range(GROUP // 4):
+                left = [build.load(whole, build.place(start, (four, BLOCK * 4))) for start in lefts]
+                for t in range(tokens):
+                    right = build.spread(build.load(_INT, build.place(rights[t], (four, 4))), BLOCK)
+                    for r in range(blocks):
+                        sums[t, r] = b.call(add_products, [sums[t, r], left[r], right])
+            for (t, r), total in zip(places, totals, strict=True):
+                scale = build.load(_FLOAT, build.place(scales.row(build, token, t), (group, 4)))
+                counted = b.sitofp(sums[t, r], single)
+                b.store(build.add_product(b.load(total), counted, build.spread(scale, BLOCK)), total)
+        for (t, r), total in zip(places, totals, strict=True):
+            at = ((row, BLOCK * 4), (r, BLOCK * 4))
+            scale = build.load(single, build.place(row_scales.start, *at))
+            build.store(b.fmul(b.load(total), scale), build.place(out.row(build, token, t), *at))
+
+    return _tile(emit)
