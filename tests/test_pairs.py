@@ -373,4 +373,15 @@ def test_duplicates_and_contradictions_are_counted(tmp_path: Path) -> None:
     answers = [("a", "1"), ("a", "2"), ("a", "1"), ("b", "1"), ("b", "1"), ("c", "1")]
     found = read(tmp_path / "a.jsonl", lines(*({"prompt": p, "completion": c} for p, c in answers)))
     assert len(found.pairs) == 6
-    assert found.notes == ("2 examples repeat an earlier one", "1 prompt with more than one completion")
+    assert found.notes == (
+        "2 examples repeat an earlier one, the first in line 3",
+        "1 prompt with more than one completion, the first in lines 1 and 2",
+    )
+
+
+def test_all_rows_without_an_answer_are_named_at_once(tmp_path: Path) -> None:
+    rows = lines(*({"prompt": str(n), "completion": "" if n % 2 else "x"} for n in range(24)))
+    with pytest.raises(PairsError, match="12 completions are empty") as caught:
+        read(tmp_path / "a.jsonl", rows)
+    assert caught.value.where == f"{tmp_path / 'a.jsonl'}:2"
+    assert "lines 2, 4, 6, 8, 10, 12, 14, 16 and 4 more" in caught.value.hint

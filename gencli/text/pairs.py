@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["Pair", "PairsFile", "Turn", "asked", "read_pairs"]
 
 
+NAMED_LINES = 8  # in a message about several rows
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """One example: turns that end with the assistant's answer, and where they stand in the file."""
@@ -80,6 +83,7 @@ def _read(labelled: Labelled, path: Path, prompt_key: str | None, completion_key
         where = f"{labelled.name}:{first.line}"
         raise unknown_fields(names, where=where, prompt_key=prompt_key, completion_key=completion_key)
     pairs = tuple(_pair(labelled, fields, row, where) for row, where in labelled.rows())
+    _check_answers(pairs)
     labels = tuple(sorted({pair.completion for pair in pairs})) if fields.has_labels else ()
     notes = (*labelled.notes(), *_remarks(pairs, labels))
     return PairsFile(path, pairs, opened.format, fields.words, notes, labels)
@@ -94,14 +98,27 @@ def _pair(labelled: Labelled, fields: Fields, row: Row, where: str) -> Pair:
     else:
         question = asked(labelled, fields, row, where)
         turns = (question, Turn("assistant", labelled.text(row.values, fields.completion, where)))
-    for turn in turns:
-        if turn.role == "assistant" and not turn.text.strip():
-            raise PairsError(
-                "the completion is empty: there is nothing to learn",
-                where=where,
-                hint="fill it in or delete the row",
-            )
     return Pair(turns, labelled.name, row.line)
+
+
+def _check_answers(pairs: Sequence[Pair]) -> None:
+    """Raise PairsError naming all rows without an answer, so that they can be mended at once."""
+    empty = [
+        pair
+        for pair in pairs
+        if any(turn.role == "assistant" and not turn.text.strip() for turn in pair.turns)
+    ]
+    if not empty:
+        return
+    where = f"{empty[0].file}:{empty[0].line}"
+    if len(empty) == 1:
+        message, hint = "the completion is empty: there is nothing to learn", "fill it in or delete the row"
+    else:
+        lines = ", ".join(str(pair.line) for pair in empty[:NAMED_LINES])
+        more = f" and {len(empty) - NAMED_LINES:,} more" if len(empty) > NAMED_LINES else ""
+        message = f"{len(empty):,} completions are empty: there is nothing to learn from them"
+        hint = f"fill them in or delete the rows: lines {lines}{more}"
+    raise PairsError(message, where=where, hint=hint)
 
 
 def asked(labelled: Labelled, fields: Fields, row: Row, where: str) -> Turn:
@@ -113,16 +130,25 @@ def asked(labelled: Labelled, fields: Fields, row: Row, where: str) -> Turn:
 
 def _remarks(pairs: Sequence[Pair], labels: Sequence[str]) -> list[str]:
     """Count what no single row shows: repeated and contradicting examples, and a single label."""
-    answers: dict[tuple[Turn, ...], set[str]] = {}
+    answers: dict[tuple[Turn, ...], dict[str, int]] = {}  # with the line where each came first
+    repeats = []
     for pair in pairs:
-        answers.setdefault(pair.turns[:-1], set()).add(pair.completion)
-    repeated = len(pairs) - sum(len(each) for each in answers.values())
-    contradictions = sum(len(each) > 1 for each in answers.values())
+        before = answers.setdefault(pair.turns[:-1], {})
+        if pair.completion in before:
+            repeats.append(pair.line)
+        before.setdefault(pair.completion, pair.line)
+    contradictions = [list(lines.values()) for lines in answers.values() if len(lines) > 1]
     notes = []
-    if repeated:
-        notes.append(f"{counted(repeated, 'example')} repeat an earlier one")
+    if repeats:
+        notes.append(
+            f"{counted(len(repeats), 'example')} repeat an earlier one, the first in line {repeats[0]:,}"
+        )
     if contradictions:
-        notes.append(f"{counted(contradictions, 'prompt')} with more than one completion")
+        first, second = contradictions[0][:2]
+        notes.append(
+            f"{counted(len(contradictions), 'prompt')} with more than one completion, "
+            f"the first in lines {first:,} and {second:,}"
+        )
     if len(labels) == 1:
         notes.append(f"all examples have the same label, {labels[0]!r}")
     return notes
