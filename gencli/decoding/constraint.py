@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BoolArray = npt.NDArray[np.bool_]
 
+_PAUSE = 8  # tokens
+
 
 @dataclass
 class Place:
@@ -28,7 +30,7 @@ class Place:
     data: LLMatcher
     written: bytes = b""
     ending: Ending | None = None
-    is_tight: bool = False  # a token was drawn after which a search found no end that fits
+    pause: int = 0  # so many tokens more without a search
 
     def is_complete(self) -> bool:
         """Tell whether the text is one that is wanted."""
@@ -82,27 +84,37 @@ class Constraint:
     def advance(self, place: Place, identity: int) -> Place:
         """Return where a text is after an id that is allowed and not the end of text."""
         piece = self._pieces[identity]
-        after = Place(place.ids.deep_copy(), place.data.deep_copy(), place.written + piece)
+        after = Place(
+            place.ids.deep_copy(),
+            place.data.deep_copy(),
+            place.written + piece,
+            pause=max(0, place.pause - 1),
+        )
         after.ids.consume_token(identity)
         after.data.consume_tokens(list(piece))
         self._check(after)
-        after.ending = self._endings.known(after.data, piece, place.ending)
+        after.ending = self._endings.known(after.data, after.written, piece, place.ending)
         return after
 
     def may_follow(self, before: Place, place: Place, remaining: int) -> bool:
         """Tell whether a text can still be completed with `remaining` tokens, if before its last one it could.
 
-        A search costs as much as some hundred tokens, so that it is done for one of the tokens after a place only.
+        A search takes as long as ten tokens or more: after one in vain there is none for a while.
         """
         if before.ending is None or not before.ending.fits(remaining + 1):
             return True
         if place.ending is not None and place.ending.fits(remaining):
             return True
-        if not before.is_tight:
-            self._search(place)
-            before.is_tight = place.ending is not None and not place.ending.fits(remaining)
-            return not before.is_tight
-        return False
+        if place.ending is not None:
+            place.ending = self._endings.shorter(place.data, place.ending) or place.ending
+            if place.ending.fits(remaining):
+                return True
+        if before.pause:
+            return False
+        self._search(place)
+        fits = place.ending is None or place.ending.fits(remaining)
+        before.pause = 0 if fits else _PAUSE
+        return fits
 
     def _search(self, place: Place) -> None:
         """Look for an end that is shorter than the known one."""

@@ -9,7 +9,6 @@ is always an end, and nearly always the shortest.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import re
 from collections import deque
@@ -23,7 +22,7 @@ from gencli.decoding.grammar import Grammar, byte_tokenizer, id_tokenizer, liter
 from gencli.text.tokenizer import FIRST_BYTE_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from llguidance import LLMatcher
 
@@ -122,26 +121,46 @@ class Endings:
         self._spelling = _spelling(tokenizer.piece_bytes)
         self._end_of_bytes = int(byte_tokenizer().eos_token)
 
-    def known(self, matcher: LLMatcher, piece: bytes, before: Ending | None) -> Ending | None:
-        """Return an end of what the byte matcher has read, of which `piece` is the last, if the end before tells.
+    def known(self, matcher: LLMatcher, written: bytes, piece: bytes, before: Ending | None) -> Ending | None:
+        """Return an end of `written`, which the byte matcher has read, if the end before its last piece tells one.
 
-        It is a part of that: what comes after `piece`, all of it, what comes after as many characters, or less.
+        It is a part of that: what comes after `piece`, or after as many characters, all of it, or less. Inside a
+        character the rest of that comes first.
         """
         if matcher.is_accepting():
             return Ending(b"", self._spelling)
         if before is None:
             return None
         rest = before.rest()
-        characters = rest.decode("utf-8", "ignore")[: len(piece.decode("utf-8", "ignore"))]
-        likely = dict.fromkeys([0, len(characters.encode("utf-8"))])
-        if rest.startswith(piece):
-            likely = {len(piece): None, **likely}
+        size = max(1, len(piece.decode("utf-8", "ignore")))
+        characters = len(rest.decode("utf-8", "ignore")[:size].encode("utf-8"))
+        counts = [*[len(piece)] * rest.startswith(piece), characters, 0, *range(1, len(rest))]
+        missing = _missing_bytes(written)
+        if not missing:
+            return self._part(matcher, before, counts)
+        matcher = matcher.deep_copy()
+        data = b""
+        for _ in range(missing):
+            mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+            data += bytes([int(np.unpackbits(mask, bitorder="little")[0x80:0xC0].argmax()) + 0x80])
+            if not matcher.consume_token(data[-1]):
+                return None
+        after = Ending(b"", self._spelling) if matcher.is_accepting() else self._part(matcher, before, counts)
+        return None if after is None else Ending(data + after.rest(), self._spelling)
+
+    def shorter(self, matcher: LLMatcher, known: Ending) -> Ending | None:
+        """Return the shortest part of a known end that is one too, None if there is none but all of it."""
+        return self._part(matcher, known, range(len(known.rest()) - 1, 0, -1))
+
+    def _part(self, matcher: LLMatcher, known: Ending, counts: Iterable[int]) -> Ending | None:
+        """Return what is left of a known end without its first bytes, for the first count that leaves an end."""
+        rest = known.rest()
         tried = 0
-        for count in itertools.chain(likely, (n for n in range(1, len(rest)) if n not in likely)):
+        for count in counts:
             wanted = [*rest[count:], self._end_of_bytes]
             accepted = matcher.validate_tokens(wanted)
             if accepted == len(wanted):
-                return before.without(count)
+                return known.without(count)
             tried += accepted
             if tried > _MOST_TRIED:
                 break
@@ -187,7 +206,7 @@ class Endings:
             if most > LONGEST:
                 return None
         least = most // 2  # too few, or 0
-        while most - least > 1:
+        while most - least > 1 + most // 16:  # a long end may be a little longer than the shortest
             middle = (most + least) // 2
             better = within(middle)
             most, least, matcher = (middle, least, better) if better else (most, middle, matcher)
@@ -217,11 +236,17 @@ class _Node:
     path: bytes
     inside: bool  # a string
 
-    def allowed(self) -> tuple[bytes, list[int]]:
-        """Return the mask of the bytes that may come, and those bytes; the end of text is not among them."""
-        mask = self.matcher.compute_bitmask()
-        bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), count=256, bitorder="little")
-        return mask, np.flatnonzero(bits).tolist()
+    @cached_property
+    def mask(self) -> bytes:
+        """Return which bytes may come, and whether the end may, as bits."""
+        mask: bytes = self.matcher.compute_bitmask()
+        return mask
+
+    def allowed(self) -> list[int]:
+        """Return the bytes that may come."""
+        bits = np.unpackbits(np.frombuffer(self.mask, dtype=np.uint8), count=256, bitorder="little")
+        several: list[int] = np.flatnonzero(bits).tolist()
+        return several
 
     def after(self, byte: int) -> _Node:
         """Return the place after one more byte."""
@@ -271,7 +296,7 @@ def _nearest_closer(begin: _Node, examples: Sequence[bytes]) -> tuple[_Node | No
         node = waiting.popleft()
         if node.matcher.is_accepting():
             return node, tried
-        several = node.allowed()[1]
+        several = node.allowed()
         if not node.inside:
             closer = next((byte for byte in _CLOSERS if byte in several), None)
             if closer is not None:
@@ -288,9 +313,8 @@ def _nearest_closer(begin: _Node, examples: Sequence[bytes]) -> tuple[_Node | No
         for byte in sorted(order, key=lambda byte: not chr(byte).isalnum()):
             following = node.after(byte)
             tried += 1
-            mark = following.allowed()[0]
-            if mark not in seen:
-                seen.add(mark)
+            if following.mask not in seen:
+                seen.add(following.mask)
                 waiting.append(following)
     return None, tried
 
@@ -305,3 +329,14 @@ def _some(several: list[int]) -> list[int]:
 def _is_inside_a_string(written: bytes) -> bool:
     plain = re.sub(rb"\\.", b"", written, flags=re.DOTALL)
     return plain.count(b'"') % 2 == 1
+
+
+def _missing_bytes(written: bytes) -> int:
+    """Return how many bytes the last character of a text lacks."""
+    for back in range(1, min(3, len(written)) + 1):
+        byte = written[-back]
+        if byte >= 0xC0:
+            return (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) - back
+        if byte < 0x80:
+            break
+    return 0
