@@ -119,6 +119,19 @@ def test_balance_shows_every_label_equally_often(cli: Cli, tmp_path: Path, model
     assert free.code == 2 and "--balance is for labels" in free.err
 
 
+def test_a_share_of_the_prompt_is_hidden_and_nothing_else() -> None:
+    plain = PairBatches(EXAMPLES, rows=60, seed=0, padding=0).batch(1)
+    batches = PairBatches(EXAMPLES, rows=60, seed=0, padding=0, hiding=0.3, hidden=96)
+    batch = batches.batch(1)
+    changed = batch.tokens != plain.tokens
+    assert (batch.tokens[changed] == 96).all() and np.array_equal(batch.targets, plain.targets)
+    asked = (plain.tokens >= 10) & (np.cumsum(plain.targets != IGNORED, axis=1) == 0)
+    assert not (changed & ~asked).any()
+    assert 0.15 < changed.sum() / asked.sum() < 0.45
+    assert np.array_equal(batches.batch(1).tokens, batch.tokens)
+    assert not np.array_equal(batches.batch(2).tokens != 96, batch.tokens != 96)
+
+
 # what is learned
 
 

@@ -161,6 +161,13 @@ class FinetuneSettings(Training, OneModel):
         most=0.9,
         panel=LEARNING,
     )
+    prompt_dropout: float | None = knob(
+        None,
+        "Share of a prompt's tokens that are hidden, others each time.",
+        least=0.0,
+        most=0.9,
+        panel=LEARNING,
+    )
     lora: int = knob(
         0, "Teach low-rank updates of this rank and leave the model's own weights as they are; 0 teaches all.",
         least=0, most=1024, panel=LEARNING, metavar="RANK",

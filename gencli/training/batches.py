@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Protocol
 
@@ -14,8 +15,11 @@ from torch import Tensor
 from gencli.errors import CorpusError
 from gencli.model.scoring import IGNORED, Batch
 from gencli.text.examples import Example
+from gencli.text.tokenizer import NEWLINE_ID
 from gencli.training.shuffle import Shuffle
 from gencli.training.smoothing import Smoothing
+
+GAPS = 1  # tells random numbers for gaps from others of the same seed
 
 
 class Batches(Protocol):
@@ -97,6 +101,7 @@ class PairBatches(Batches):
     An epoch's shuffled examples are sorted by length within pools of `POOL` batches, or a twelfth of the epoch
     if that is more, then the batches are shuffled again: little padding, and still another composition in
     every epoch. An example of twice the weight comes twice as often; an epoch has as many as they add up to.
+    Of a prompt's text about the share `hiding` of its tokens is hidden, others each time, behind the id `hidden`.
     """
 
     POOL = 16
@@ -110,7 +115,10 @@ class PairBatches(Batches):
         padding: int,
         weights: Sequence[float] | None = None,
         smoothing: Smoothing | None = None,
+        hiding: float = 0.0,
+        hidden: int = 0,
     ) -> None:
+        self.hiding, self.hidden = hiding, hidden
         self.examples, self.rows, self.seed, self.padding = examples, rows, seed, padding
         self.smoothing = smoothing
         self._ends = None if weights is None else np.cumsum(np.array(weights, dtype=np.float64))
@@ -122,7 +130,15 @@ class PairBatches(Batches):
 
     def batch(self, step: int) -> Batch:
         epoch, place = divmod(step, self.steps_per_epoch)
-        return padded([self.examples[i] for i in self._order(epoch)[place]], self.padding, self.smoothing)
+        batch = padded([self.examples[i] for i in self._order(epoch)[place]], self.padding, self.smoothing)
+        return self._with_gaps(batch, step) if self.hiding else batch
+
+    def _with_gaps(self, batch: Batch, step: int) -> Batch:
+        """Hide tokens of what is asked; markers, and what is answered, stay."""
+        answered = np.maximum.accumulate(batch.targets != IGNORED, axis=1)
+        drawn = np.random.default_rng([self.seed, step, GAPS]).random(batch.tokens.shape) < self.hiding
+        gaps = drawn & ~answered & (batch.tokens >= NEWLINE_ID)
+        return replace(batch, tokens=np.where(gaps, self.hidden, batch.tokens))
 
     def _order(self, epoch: int) -> list[list[int]]:
         if getattr(self, "_ordered", (-1, []))[0] != epoch:

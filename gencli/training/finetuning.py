@@ -50,6 +50,8 @@ def prepare_finetuning(
         padding=tokenizer.pad,
         weights=lessons.weights,
         smoothing=smoothing,
+        hiding=settings.prompt_dropout or 0.0,
+        hidden=tokenizer.unk,
     )
     judged = list(pairs_in_order(held_out.examples, rows=ROWS_AT_ONCE, padding=tokenizer.pad))
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=0.0)

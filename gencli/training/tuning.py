@@ -61,6 +61,7 @@ class Plan(Event):
     dropout: float
     weight_decay: float
     label_smoothing: float
+    prompt_dropout: float
     lora: int
     steps_per_epoch: int
 
@@ -70,6 +71,8 @@ class Plan(Event):
         how = [f"learning rate {self.learning_rate:g}", f"dropout {self.dropout:g}"]
         if self.weight_decay:
             how.append(f"weight decay {self.weight_decay:g}")
+        if self.prompt_dropout:
+            how.append(f"prompt dropout {self.prompt_dropout:g}")
         if self.label_smoothing:
             how.append(f"label smoothing {self.label_smoothing:g}")
         what = f"updates of rank {self.lora}" if self.lora else "all weights"
@@ -93,6 +96,7 @@ def planned(settings: FinetuneSettings, task: Task, pairs: int) -> FinetuneSetti
         "weight_decay": 0.0,
         "dropout": 0.1 if task.has_labels else 0.0,
         "label_smoothing": 0.0,
+        "prompt_dropout": 0.0,
     }
     return replace(
         settings, **{name: value for name, value in filled.items() if getattr(settings, name) is None}
@@ -121,6 +125,7 @@ def plan_of(
         dropout=settings.dropout or 0.0,
         weight_decay=settings.weight_decay or 0.0,
         label_smoothing=settings.label_smoothing or 0.0,
+        prompt_dropout=settings.prompt_dropout or 0.0,
         lora=settings.lora,
         steps_per_epoch=steps_per_epoch,
     )
