@@ -60,6 +60,12 @@ class Terminal:
         came, self._at = self.seen[self._at : end], end
         return came
 
+    def more(self, characters: int) -> None:
+        """Wait until so many characters came after the last text that was waited for."""
+        ends = time.monotonic() + SECONDS
+        while len(self.seen) < self._at + characters:
+            assert time.monotonic() < ends and self._read(1.0), self.seen
+
     def type(self, text: str, until: str = FIRST) -> str:
         """Type a text; return what came up to another."""
         time.sleep(0.1)  # nobody types faster, and readline misses a signal that comes while it draws
@@ -143,7 +149,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(model_folder: Path, tmp_path: 
     saved = tmp_path / "chat.json"
     with chatting(model_folder, *ENDLESS) as terminal:
         terminal.type("강 산\r", "\n")
-        time.sleep(0.5)
+        terminal.more(200)
         assert "stopped" in terminal.type(CTRL_C)
         assert "Traceback" not in terminal.seen
         terminal.type("half a line", "half a line")
