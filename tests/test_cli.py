@@ -31,6 +31,7 @@ COMMANDS = [
     "decode",
     "inspect",
     "export",
+    "bench",
     "verify",
     "demo",
 ]

@@ -12,6 +12,7 @@ from gencli.cli import (
     encode,
     inspect,
     export,
+    bench,
     verify,
     demo,
 )

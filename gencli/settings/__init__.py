@@ -7,6 +7,7 @@ table in the README are all derived from these classes.
 from gencli.settings.common import MachineChoice, OneModel, Reading, TokenizerChoice
 from gencli.settings.decoding import (
     ChatSettings,
+    BenchSettings,
     ClassifySettings,
     EngineChoice,
     GenerateSettings,
@@ -27,6 +28,7 @@ from gencli.settings.training import FinetuneSettings, PretrainSettings, Trainin
 
 __all__ = [
     "ChatSettings",
+    "BenchSettings",
     "ClassifySettings",
     "DecodeSettings",
     "DemoSettings",

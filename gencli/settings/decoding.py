@@ -196,3 +196,17 @@ class ChatSettings(WritingChoice, EngineChoice, OneModel):
     history: bool | None = knob(
         None, "Keep what you type for the arrow keys, in the cache folder; by default on a terminal."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(EngineChoice, OneModel):
+    """Measure how fast this machine is with a model."""
+
+    time: str = knob(
+        "8s", "How long to measure, loading and compiling excepted.", "-t", duration=True, metavar="TIME"
+    )
+    precision: str = knob(
+        "auto", "Weights of the engine cpu; auto is both, one after the other.",
+        choices=("auto", "float32", "int8"), panel=MACHINE,
+    )  # fmt: skip
+    batch_size: int = knob(8, "How many texts are written together.", least=1, most=4096, panel=MACHINE)
