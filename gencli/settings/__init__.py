@@ -6,8 +6,8 @@ table in the README are all derived from these classes.
 
 from gencli.settings.common import MachineChoice, OneModel, Reading, TokenizerChoice
 from gencli.settings.decoding import (
-    ChatSettings,
     BenchSettings,
+    ChatSettings,
     ClassifySettings,
     EngineChoice,
     GenerateSettings,
@@ -27,8 +27,8 @@ from gencli.settings.tools import (
 from gencli.settings.training import FinetuneSettings, PretrainSettings, Training
 
 __all__ = [
-    "ChatSettings",
     "BenchSettings",
+    "ChatSettings",
     "ClassifySettings",
     "DecodeSettings",
     "DemoSettings",
