@@ -21,8 +21,10 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from gencli.decoding import sampler
+from gencli.decoding import cpu_draws, sampler
+from gencli.decoding.cpu_draws import draw
 from gencli.decoding.filters import (
+    COLDEST,
     FloatArray,
     add_bias,
     apply_temperature,
@@ -251,12 +253,19 @@ def test_the_filters_run_in_the_stated_order(monkeypatch: pytest.MonkeyPatch) ->
 
     names = (
         "penalise_repetition", "penalise_occurrence", "exclude", "add_bias", "keep_allowed",
-        "keep_top_k", "keep_typical", "keep_top_p", "keep_min_p", "apply_temperature",
+        "keep_top_k", "keep_typical", "keep_top_p",
     )  # fmt: skip
     for name in names:
         watch(name)
-    Sampler(Sampling(), seed=0, row=0).draw(random_logits(0, 60), History([1]))
-    assert called == list(names)
+    drawn = cpu_draws.draw
+
+    def drawing(*arguments: Any) -> int:
+        called.append("min_p, temperature")
+        return int(drawn(*arguments))
+
+    monkeypatch.setattr(cpu_draws, "draw", drawing)
+    Sampler(Sampling(top_p=0.9), seed=0, row=0).draw(random_logits(0, 60), History([1]))
+    assert called == [*names, "min_p, temperature"]
     assert FILTER_ORDER == (
         "repetition penalty", "presence and frequency penalty", "no-repeat n-gram", "logit bias", "bans",
         "top-k", "typical-p", "top-p", "min-p", "temperature",
@@ -373,3 +382,27 @@ def test_logits_that_are_not_finite_are_an_error(value: float) -> None:
 def test_a_number_out_of_range_is_a_usage_error(setting: str, value: float) -> None:
     with pytest.raises(UsageError, match=setting.replace("_", "-")):
         Sampling(**{setting: value})  # type: ignore[arg-type]
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.integers(1, 300),
+    top_k=st.integers(0, 320),
+    min_p=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    temperature=st.sampled_from([1e-300, 0.3, 1.0, 50.0]),
+    uniform=st.floats(0, 1, exclude_max=True),
+)
+def test_the_compiled_draw_is_that_of_the_filters_one_after_the_other(
+    seed: int, size: int, top_k: int, min_p: float, temperature: float, uniform: float
+) -> None:
+    random = np.random.default_rng(seed)
+    logits = np.round(random.normal(0, 4, size), 1).astype(np.float32)  # with ties
+    logits[random.random(size) < 0.2] = -np.inf
+    logits[random.integers(size)] = 1.0
+    filtered = keep_min_p(keep_top_k(logits, top_k), min_p)
+    running = softmax(apply_temperature(filtered, temperature)).cumsum()
+    found = draw(logits, top_k, min_p, np.float32(max(temperature, COLDEST)), uniform)
+    assert filtered[found] > -np.inf
+    before = running[found - 1] if found else 0.0
+    assert before - 1e-5 <= uniform <= running[found] + 1e-5

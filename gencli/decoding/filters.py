@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 Bias = tuple[tuple[int, ...], float]  # ids, and what is added to the logit of the last one after the others
 
-_COLDEST = 1e-30  # less would be 0 in float32
+COLDEST = 1e-30  # less would be 0 in float32
 _FIRST_LOOK = 128  # how many of the most likely ids top-p sorts before it sorts more
 
 
@@ -144,7 +144,7 @@ def apply_temperature(logits: FloatArray, temperature: float) -> FloatArray:
     The shift leaves the probabilities as they are and keeps a small temperature from overflowing.
     """
     with np.errstate(over="ignore"):
-        cooled: FloatArray = (logits - logits.max()) / np.float32(max(temperature, _COLDEST))
+        cooled: FloatArray = (logits - logits.max()) / np.float32(max(temperature, COLDEST))
     return cooled
 
 

@@ -26,13 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gencli.decoding.filters import (
+    COLDEST,
     Bias,
     FloatArray,
     add_bias,
-    apply_temperature,
     exclude,
     keep_allowed,
-    keep_min_p,
     keep_top_k,
     keep_top_p,
     keep_typical,
@@ -50,7 +49,6 @@ FILTER_ORDER = (
     "top-k", "typical-p", "top-p", "min-p", "temperature",
 )  # fmt: skip
 
-_BLOCK = 256  # how many weights are summed before the running sum
 _NOTHING = History()
 
 
@@ -107,7 +105,9 @@ class Sampler:
     """
 
     def __init__(self, sampling: Sampling, *, seed: int, row: int, prompt: int = 0) -> None:
-        self.sampling = sampling
+        from gencli.decoding.cpu_draws import draw
+
+        self.sampling, self._draw = sampling, draw
         self._random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, row, prompt])))
 
     def draw(
@@ -123,12 +123,14 @@ class Sampler:
         logits = reshaped(logits, sampling, past, allowed)
         if sampling.temperature == 0:
             return int(logits.argmax())
-        logits = keep_top_k(logits, sampling.top_k)
-        ids = np.flatnonzero(logits > -np.inf)
-        logits = keep_typical(logits[ids], sampling.typical_p)
-        logits = keep_min_p(keep_top_p(logits, sampling.top_p), sampling.min_p)
-        weights = np.exp(apply_temperature(logits, sampling.temperature))
-        return int(ids[_drawn(weights, self._random.random())])
+        if sampling.typical_p < 1 or sampling.top_p < 1:
+            logits = keep_top_k(logits, sampling.top_k)
+            ids = np.flatnonzero(logits > -np.inf)
+            left = keep_top_p(keep_typical(logits[ids], sampling.typical_p), sampling.top_p)
+            logits = np.full_like(logits, -np.inf)
+            logits[ids] = left
+        temperature = np.float32(max(sampling.temperature, COLDEST))
+        return int(self._draw(logits, sampling.top_k, sampling.min_p, temperature, self._random.random()))
 
 
 def check_finite(logits: FloatArray) -> None:
@@ -149,19 +151,3 @@ def reshaped(
     logits = exclude(logits, past.repeats())
     logits = add_bias(logits, past.ids, sampling.logit_bias)
     return keep_allowed(logits, allowed)
-
-
-def _drawn(weights: FloatArray, uniform: float) -> int:
-    """Return the place in `weights` [N] at which their running sum passes the share `uniform` (below 1).
-
-    The blocks are summed first, because a running sum over a whole vocabulary costs more than all else.
-    """
-    starts = np.arange(0, weights.size, _BLOCK)
-    heaped = np.add.reduceat(weights, starts, dtype=np.float64).cumsum()
-    share = uniform * heaped[-1]
-    block = int(np.searchsorted(heaped, share, side="right"))
-    within = weights[starts[block] : starts[block] + _BLOCK].cumsum(dtype=np.float64)
-    before = heaped[block - 1] if block else 0.0
-    place = int(np.searchsorted(within, share - before, side="right"))
-    # rounding may leave the share just above the block's sum: the last weight above 0 is meant
-    return int(starts[block]) + min(place, int(np.searchsorted(within, within[-1])))
