@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gencli.api import Model, generate, open_model
+    from gencli.api import Model, classify, generate, open_model
     from gencli.errors import GencliError
     from gencli.model.gpt import GPT
     from gencli.model.shape import Shape
@@ -22,11 +22,12 @@ _HOMES = {
     "Model": "gencli.api",
     "Shape": "gencli.model.shape",
     "Tokenizer": "gencli.text.tokenizer",
+    "classify": "gencli.api",
     "generate": "gencli.api",
     "open_model": "gencli.api",
 }
 
-__all__ = ["GPT", "GencliError", "Model", "Shape", "Tokenizer", "generate", "open_model"]
+__all__ = ["GPT", "GencliError", "Model", "Shape", "Tokenizer", "classify", "generate", "open_model"]
 
 
 def __getattr__(name: str) -> object:

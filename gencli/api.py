@@ -1,14 +1,16 @@
-"""The public Python API: open a model folder, write text with it."""
+"""The public Python API: open a model folder, write text with it, label texts."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gencli.decoding.decoder import Token
 from gencli.decoding.engines import open_engine
+from gencli.decoding.labeller import Labeller
 from gencli.decoding.prompts import prompt_ids
 from gencli.decoding.writing import grammar_of, write_texts
 from gencli.errors import UsageError
@@ -58,6 +60,15 @@ def generate(model: Model, prompt: str = "", *, raw: bool = False, **options: ob
         )
     text = "".join(token.text for token in tokens)
     return text if chat else prompt + text
+
+
+def classify(model: Model, texts: Sequence[str], labels: Sequence[str] = ()) -> list[dict[str, float]]:
+    """Return for each text the probability of each label, the likeliest first.
+
+    The labels are those that the model was fine-tuned on, unless others are given. Raises ModelError for a model
+    that has none.
+    """
+    return [dict(ranked) for ranked in Labeller(model.folder, model.engine, labels).ranked(texts)]
 
 
 def _signature() -> inspect.Signature:

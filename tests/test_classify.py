@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gencli
 from gencli.cli.prompt_rows import LineStream, arriving_rows
 from gencli.decoding.cpu_engine import CpuEngine
 from gencli.decoding.labels import Classifier
@@ -104,6 +105,17 @@ def test_a_model_without_labels_says_what_to_do(cli: Cli, tmp_path: Path, tokeni
     assert outcome.code == 3 and "--labels" in outcome.err
     assert cli("classify", "강", "-m", own, "--labels", "yes,no", "-q").out.split("\t")[0] in ("yes", "no")
     assert cli("classify", "강", "-m", own, "--labels", "yes").code == 2
+
+
+def test_python_labels_as_the_command_does(model: Path, model_folder: Path) -> None:
+    found = gencli.classify(gencli.open_model(model), TEXTS)
+    for own, chances in zip(found, expected(model), strict=True):
+        assert own == pytest.approx(chances, abs=1e-3) and list(own.values()) == sorted(
+            own.values(), reverse=True
+        )
+    assert set(gencli.classify(gencli.open_model(model), ["강"], ["a", "b"])[0]) == {"a", "b"}
+    with pytest.raises(gencli.GencliError):
+        gencli.classify(gencli.open_model(model_folder), ["강"])
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b'{"a": 1}\n'])

@@ -11,13 +11,11 @@ from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.cli.prompt_rows import STDIN, PromptRow, arriving_rows
 from gencli.cli.sureness import UNKNOWN
-from gencli.errors import InputError, ModelError, UsageError
+from gencli.errors import InputError, UsageError
 from gencli.settings import ClassifySettings
 
 if TYPE_CHECKING:
-    from gencli.decoding.labels import Classifier
-    from gencli.model.folder import ModelFolder
-    from gencli.text.tokenizer import Tokenizer
+    from gencli.decoding.labeller import Labeller
     from gencli.ui import Screen
 
 
@@ -34,23 +32,21 @@ def classify(settings: ClassifySettings) -> None:
     A line for each text: its label and how likely that is. The model must have been fine-tuned on labels.
     """
     from gencli.cli.places import cache_folder
+    from gencli.decoding.choices import split_choices
     from gencli.decoding.engines import open_engine
-    from gencli.decoding.labels import Classifier
-    from gencli.model.confidence import read_calibration
+    from gencli.decoding.labeller import Labeller, check_labels
     from gencli.model.folder import open_model
     from gencli.ui import Screen
 
     screen = Screen(quiet=settings.quiet)
     windows = _windows(settings)
+    given = split_choices(settings.labels, strip=True, flag="--labels") if settings.labels is not None else []
     folder = open_model(settings.model, cache_folder())
-    labels = _labels(settings, folder)
-    calibration, note = read_calibration(folder.path)
-    if note:
-        screen.note(note)
-    temperature = calibration.temperature if labels == folder.task.labels else 1.0
+    check_labels(folder, given or folder.task.labels)
     engine = open_engine(folder, engine=settings.engine, device=settings.device, precision=settings.precision)
-    classifier = Classifier(engine, folder.tokenizer, labels, temperature=temperature)
-    job = _Job(settings, classifier, folder.tokenizer, temperature)
+    job = _Job(settings, Labeller(folder, engine, given))
+    if job.labeller.note:
+        screen.note(job.labeller.note)
     for window in windows:
         if job.count:
             labelled = job.labelled(window)
@@ -74,9 +70,7 @@ class _Job:
     """Labels windows of rows, and counts."""
 
     settings: ClassifySettings
-    classifier: Classifier
-    tokenizer: Tokenizer
-    temperature: float
+    labeller: Labeller
     count: int = 0
     failed: int = 0
     first_failure: str = ""
@@ -84,26 +78,16 @@ class _Job:
 
     def labelled(self, window: Sequence[PromptRow]) -> list[Labelled]:
         """Return the rows of a window with their labels, in order."""
-        from gencli.decoding.labels import all_logprobs
-        from gencli.decoding.prompts import prompt_ids
-        from gencli.model.confidence import shares
-
         began = time.monotonic()
-        good = [row for row in window if not row.error]
         for row in window:
             if row.error:
                 self.failed += 1
                 self.first_failure = self.first_failure or f"line {row.line}: {row.error}"
         self.count += len(window)
-        prompts = [prompt_ids(self.tokenizer, row.prompt, chat=True) for row in good]
-        logprobs = all_logprobs(self.classifier, prompts, rows=self.settings.batch_size)
-        found = iter(shares(logprobs, self.temperature).tolist())
+        texts = [row.prompt for row in window if not row.error]
+        found = iter(self.labeller.ranked(texts, rows=self.settings.batch_size))
         self.seconds += time.monotonic() - began
-        return [Labelled(row, [] if row.error else self._ranked(next(found))) for row in window]
-
-    def _ranked(self, probabilities: list[float]) -> list[tuple[str, float]]:
-        both = zip(self.classifier.labels, probabilities, strict=True)
-        return sorted(both, key=lambda one: -one[1])
+        return [Labelled(row, [] if row.error else next(found)) for row in window]
 
 
 def _windows(settings: ClassifySettings) -> Iterator[list[PromptRow]]:
@@ -120,27 +104,6 @@ def _windows(settings: ClassifySettings) -> Iterator[list[PromptRow]]:
     return arriving_rows(
         source or STDIN, BATCHES_AHEAD * settings.batch_size, keys=keys, blanks=True, what="the texts"
     )
-
-
-def _labels(settings: ClassifySettings, folder: ModelFolder) -> tuple[str, ...]:
-    """Return the labels to choose from. Raises ModelError for a model that was taught none."""
-    from gencli.decoding.choices import split_choices
-
-    if not folder.is_chat:
-        raise ModelError(
-            "this model was not fine-tuned: it knows no labels",
-            where=str(folder.path),
-            hint=f"teach it yours: gencli finetune PAIRS -m {folder.path} -o {folder.path}-labels",
-        )
-    if settings.labels is not None:
-        return tuple(split_choices(settings.labels, strip=True, flag="--labels"))
-    if not folder.task.labels:
-        raise ModelError(
-            "this model was taught free answers, not labels",
-            where=str(folder.path),
-            hint="name the labels to choose from: --labels 'yes,no'",
-        )
-    return folder.task.labels
 
 
 def _write(window: Sequence[Labelled], settings: ClassifySettings) -> None:
