@@ -7,7 +7,8 @@
     │   ├── PairsError          a file of labelled pairs
     │   ├── TokenizerError      a tokenizer, or a text it can't be trained on
     │   ├── ModelError          a model folder
-    │   └── ConfigError         a configuration file
+    │   ├── ConfigError         a configuration file
+    │   └── RewardError         a reward of the user's own
     ├── MachineError        4  disk, memory, permission, device
     ├── RunStateError       5  locked, nothing to resume, not the same run
     │   └── CompleteError       nothing is left to do
@@ -86,6 +87,10 @@ class ModelError(InputError):
 
 class ConfigError(InputError):
     """A configuration file can't be used."""
+
+
+class RewardError(InputError):
+    """A function that should tell how good an answer is can't be found, or fails."""
 
 
 class MachineError(GencliError):

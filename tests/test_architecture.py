@@ -16,7 +16,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # An import points only to the same floor or one further down; training and decoding stand side by side.
 FLOORS = [
     ["errors"], ["storage", "knobs", "compiled"], ["settings"], ["text"], ["model"], ["training", "decoding"],
-    ["evaluation", "verification", "api"], ["ui"], ["cli", "__main__"],
+    ["evaluation", "verification", "api", "alignment"], ["ui"], ["cli", "__main__"],
 ]  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -57,7 +57,7 @@ def test_imports_point_downwards(path: Path) -> None:
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        ("torch", {"model", "training", "decoding", "evaluation", "verification"}),
+        ("torch", {"model", "training", "decoding", "evaluation", "verification", "alignment"}),
         ("rich", {"ui"}),
         ("typer", {"cli"}),
         ("click", set()),

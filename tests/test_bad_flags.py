@@ -161,7 +161,7 @@ def _beyond(kind: type, knob: Knob) -> list[str]:
     ("command", "flag"), sorted({(command, flag) for command, flag, _ in out_of_range()})
 )
 def test_x01_a_value_out_of_range_names_its_flag(cli: Cli, tmp_path: Path, command: str, flag: str) -> None:
-    needed = dict.fromkeys(commands(), "-m") | {"finetune": "-o", "demo": "-o"}
+    needed = dict.fromkeys(commands(), "-m") | {"finetune": "-o", "align": "-o", "demo": "-o"}
     for value in (value for name, other, value in out_of_range() if (name, other) == (command, flag)):
         outcome = cli(command, needed[command], tmp_path / "new", flag, value)
         assert outcome.code == 2, (value, outcome.err)

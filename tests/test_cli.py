@@ -23,6 +23,7 @@ COMMANDS = [
     "tokenize",
     "pretrain",
     "finetune",
+    "align",
     "generate",
     "chat",
     "classify",

@@ -22,14 +22,18 @@ def console_lines() -> list[str]:
     return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
 
+def python_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
 def toy(line: str) -> str:
     """Return a README line made small: the length of a run is all that changes."""
     if "--resume" in line:
         return line.replace("--time 20m", "--steps 5")
     line = line.replace("--time 10m --size micro", TOY).replace("--time 10m", TOY).replace("--time 2h", TOY)
-    return line.replace("-o models/qa", "-o models/qa --steps 3").replace(
-        "-o models/mood", "-o models/mood --steps 3"
-    )
+    for name in ("qa", "mood", "polite", "sure", "short"):
+        line = line.replace(f"-o models/{name}", f"-o models/{name} --steps 3")
+    return line
 
 
 def test_the_first_screen_installs_runs_and_tests() -> None:
@@ -60,6 +64,9 @@ def workplace(tmp_path: Path) -> Path:
         f"{word} {n},{label}\n" for n in range(30) for word, label in (("좋다", "긍정"), ("싫다", "부정"))
     )
     (tmp_path / "reviews.csv").write_text(f"text,label\n{reviews}", encoding="utf-8")
+    better = "".join(f'{{"prompt": "{n}?", "chosen": "{n + 1}", "rejected": "no"}}\n' for n in range(20))
+    (tmp_path / "better.jsonl").write_text(better, encoding="utf-8")
+    (tmp_path / "rewards.py").write_text(next(code for code in python_blocks() if "def short" in code))
     (tmp_path / "bin").mkdir()
     for name, module in (("gencli", "gencli"), ("torchrun", "torch.distributed.run")):
         program = tmp_path / "bin" / name
@@ -81,8 +88,7 @@ def test_the_commands_run_as_they_stand(workplace: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         if "decode" in line:
             assert done.stdout == "나는 학교에 간다"
-    code = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    for block in code:
+    for block in python_blocks():
         done = subprocess.run(
             [sys.executable, "-c", block],
             cwd=workplace,
@@ -92,4 +98,4 @@ def test_the_commands_run_as_they_stand(workplace: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("옛날 옛적에")
+        assert done.stdout.startswith("옛날 옛적에") or "print(" not in block

@@ -5,6 +5,7 @@ from gencli.cli import (
     tokenize,
     pretrain,
     finetune,
+    align,
     generate,
     chat,
     classify,

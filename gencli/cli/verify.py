@@ -117,10 +117,12 @@ def _resumed(scratch: Path, step: int, screen: Screen, signals: Signals) -> Run:
     """Return the run of a folder, resumed from the checkpoint that is there, with its settings and threads."""
     import time
 
+    from gencli.alignment.aligning import prepare_alignment
+    from gencli.alignment.goals import prepare_goals
     from gencli.cli.places import cache_folder, earlier_run
     from gencli.knobs import resolve
     from gencli.model.folder import TOKENIZER, TRAINING
-    from gencli.settings import FinetuneSettings, PretrainSettings
+    from gencli.settings import AlignSettings, FinetuneSettings, PretrainSettings
     from gencli.text.corpus import open_corpus
     from gencli.training import checkpoint
     from gencli.training.assembly import Outside, runtime_for
@@ -136,9 +138,13 @@ def _resumed(scratch: Path, step: int, screen: Screen, signals: Signals) -> Run:
         lambda line: None, signals.stop, lambda: time.monotonic() - began, None, current(), cache_folder()
     )
     threads = checkpoint.state_in(checkpoint.folder_of(scratch / TRAINING, step)).get("threads")
-    own = "model" if read_record(scratch / TRAINING).command == "pretrain" else "output"
+    command = read_record(scratch / TRAINING).command
+    own = "model" if command == "pretrain" else "output"
     given: dict[str, object] = {own: scratch, "resume": True, **({"threads": threads} if threads else {})}
     earlier = earlier_run(own)(given)
+    if command == "align":
+        aligned = resolve(AlignSettings, given, earlier)
+        return prepare_alignment(prepare_goals(aligned, outside.cache, say=outside.say), outside)
     if own == "output":
         finetuned = resolve(FinetuneSettings, given, earlier)
         base = place_of(finetuned) if finetuned.continue_pretraining else None

@@ -23,13 +23,15 @@ IGNORED = -100  # a target that is not learned and not scored
 class Batch:
     """Token ids (B, T), for each the id that should follow or IGNORED, and how many are not padding.
 
-    `more` is what else an objective needs to know of each row, by name.
+    `more` is what else an objective needs to know of each row, by name; `figures` is what is known of the
+    batch before any model sees it.
     """
 
     tokens: NDArray[np.int64]
     targets: NDArray[np.int64]
     size: int
     more: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

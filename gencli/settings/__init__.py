@@ -4,6 +4,7 @@ The options of the command line, the keys of a `--config` file, the settings kep
 table in the README are all derived from these classes.
 """
 
+from gencli.settings.alignment import AlignSettings
 from gencli.settings.common import MachineChoice, OneModel, Reading, TokenizerChoice
 from gencli.settings.decoding import (
     BenchSettings,
@@ -27,6 +28,7 @@ from gencli.settings.tools import (
 from gencli.settings.training import FinetuneSettings, PretrainSettings, Training
 
 __all__ = [
+    "AlignSettings",
     "BenchSettings",
     "ChatSettings",
     "ClassifySettings",

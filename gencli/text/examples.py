@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gencli.errors import PairsError
 from gencli.text.chat import chat_ids
@@ -13,6 +13,8 @@ from gencli.text.chat import chat_ids
 if TYPE_CHECKING:
     from gencli.text.pairs import Pair
     from gencli.text.tokenizer import Tokenizer
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,21 @@ class Examples:
         return told
 
 
-def encode_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer, *, context: int) -> Examples:
+def encode_pairs(
+    pairs: Sequence[Pair], tokenizer: Tokenizer, *, context: int, last_only: bool = False
+) -> Examples:
     """Return the pairs as examples of at most `context` + 1 ids: as many as a model reads and predicts.
 
-    A prompt that is too long loses its beginning, never the answer; an answer too long by itself loses
-    its end, and then does not teach the model to stop there.
+    With `last_only` the last answer is learned and no earlier one of its conversation. A prompt that is too
+    long loses its beginning, never the answer; an answer too long by itself loses its end, and then does not
+    teach the model to stop there.
     """
     examples, prompts, answers = [], 0, 0
     for pair in pairs:
         ids, learned = chat_ids(tokenizer, pair.turns, answer=True)
+        if last_only:
+            last = max(place for place, each in enumerate(ids) if each == tokenizer.roles["assistant"])
+            learned = [place > last for place in range(len(ids))]
         if not any(learned):
             raise PairsError("the answer is empty", where=f"{pair.file}:{pair.line}")
         excess = len(ids) - (context + 1)
@@ -76,12 +84,19 @@ def split_by_prompt(pairs: Sequence[Pair], *, share: float, seed: int) -> tuple[
     The prompts whose digest comes first are held out, at least one if `share` is above 0 and there are
     two or more.
     """
-    prompts = {_prompt(pair): None for pair in pairs}
-    ordered = sorted(prompts, key=lambda prompt: hashlib.sha256(f"{seed}\0{prompt}".encode()).digest())
+    return parted(pairs, _prompt, share=share, seed=seed)
+
+
+def parted(
+    rows: Sequence[Row], prompt: Callable[[Row], str], *, share: float, seed: int
+) -> tuple[list[Row], list[Row]]:
+    """Return (train, held out) as `split_by_prompt` does, for rows of any kind that have a prompt."""
+    prompts = dict.fromkeys(map(prompt, rows))
+    ordered = sorted(prompts, key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest())
     count = min(max(1, round(share * len(ordered))), len(ordered) - 1) if share else 0
     chosen = set(ordered[:count])
-    train = [pair for pair in pairs if _prompt(pair) not in chosen]
-    return train, [pair for pair in pairs if _prompt(pair) in chosen]
+    train = [row for row in rows if prompt(row) not in chosen]
+    return train, [row for row in rows if prompt(row) in chosen]
 
 
 def _prompt(pair: Pair) -> str:

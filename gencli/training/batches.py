@@ -129,9 +129,13 @@ class PairBatches(Batches):
         return -(-self.drawn // self.rows)
 
     def batch(self, step: int) -> Batch:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        batch = padded([self.examples[i] for i in self._order(epoch)[place]], self.padding, self.smoothing)
+        batch = padded([self.examples[i] for i in self.numbers(step)], self.padding, self.smoothing)
         return self._with_gaps(batch, step) if self.hiding else batch
+
+    def numbers(self, step: int) -> list[int]:
+        """Return which examples a step's rows are."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return self._order(epoch)[place]
 
     def _with_gaps(self, batch: Batch, step: int) -> Batch:
         """Hide tokens of what is asked; markers, and what is answered, stay."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from gencli.errors import DivergedError, RunStateError
+from gencli.errors import DivergedError, InputError, RunStateError
 from gencli.model.gpt import GPT
 from gencli.model.lora import learned
 from gencli.storage import sweep_staging
@@ -178,7 +178,15 @@ def fit(run: Run) -> Iterator[Event]:
     Raises DivergedError before an update that would not be finite; the newest checkpoint stays.
     """
     with undisturbed():
-        yield from _fit(run)
+        try:
+            yield from _fit(run)
+        except InputError as error:  # what was given for judging or learning failed; what was learned did not
+            if run.state.step and run.world.size == 1:
+                run.save()
+                error.kept = (
+                    error.kept or f"the checkpoint of step {run.state.step:,}; --resume goes on from there"
+                )
+            raise
 
 
 def _fit(run: Run) -> Iterator[Event]:
@@ -289,7 +297,7 @@ def _update(run: Run, gradients: Gradients, progress: float) -> Step:
     _, (elapsed,) = run.agree(time.monotonic() - began)
     return Step(
         state.step, min(1.0, progress), loss, state.smooth_loss, rate, norm, state.tokens, run.now,
-        batch.size / elapsed, figures,
+        batch.size / elapsed, {**batch.figures, **figures},
     )  # fmt: skip
 
 
