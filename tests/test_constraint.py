@@ -270,6 +270,14 @@ def test_greedy_and_search_match_too() -> None:
         assert re.fullmatch(pattern, found.text) and found.complete and len(found.ids) <= 8
 
 
+def test_the_shortest_way_is_kept_to_inside_a_character() -> None:
+    pattern = "a|[^a]*가"
+    assert "가".encode() not in TOKENIZER.piece_bytes
+    for seed in range(40):
+        (row,) = written(regex_grammar(pattern), 4, seed)
+        assert re.fullmatch(pattern, text_of(row)), text_of(row)
+
+
 def test_a_budget_that_just_suffices_leaves_the_choice() -> None:
     grammar = regex_grammar(r"\d{3}-\d{4}")
     texts = {text_of(row) for row in written(grammar, 8, copies=20)}

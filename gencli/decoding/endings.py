@@ -136,8 +136,8 @@ class Endings:
         characters = len(rest.decode("utf-8", "ignore")[:size].encode("utf-8"))
         counts = [*[len(piece)] * rest.startswith(piece), characters, 0, *range(1, len(rest))]
         missing = _missing_bytes(written)
-        if not missing:
-            return self._part(matcher, before, counts)
+        if (found := self._part(matcher, before, counts)) is not None or not missing:
+            return found
         matcher = matcher.deep_copy()
         data = b""
         for _ in range(missing):
