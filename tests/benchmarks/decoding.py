@@ -12,7 +12,7 @@ call; one figure of one shape then takes some seconds:
     python -m tests.benchmarks.decoding --only decode --shape 6x384 --peers llama --batch 1 --folder /tmp/models
 
 decode    256 new tokens after a prompt of 16, at batch 1 and 8; and the bytes that a token needs, over what the
-          machine's memory gives to all cores in the same minute
+          machine's memory gives to all cores before and after
 prefill   a prompt of 512, up to the first token
 full      from a prompt of 16 to the full context of 1024
 process   whole processes with a model of 20 million weights, from the shell to the end, files in memory: one token,
@@ -86,7 +86,7 @@ def workers_for(model: ModelFolder, peers: Sequence[str], precisions: Sequence[s
 
 
 def rounds(workers: Sequence[Worker], requests: Sequence[Request], repeats: int) -> None:
-    """Measure all work of all engines in turn, after a round that does not count."""
+    """Measure all work of all engines in turn, after a round that does not count; each once in a round."""
     for number in range(repeats + 1):
         for request, worker in itertools.product(requests, workers):
             if request.rows <= worker.most_rows:
@@ -132,10 +132,9 @@ def decode(
     requests = [Request(rows, PROMPT, NEW) for rows in arguments.batch]
     single, reading = Request(1, PROMPT, NEW), Request(1, 0, _READINGS)
     with Worker("memory", "memory") as memory:
-        for _ in range(arguments.repeats):
-            memory.measure(reading)
-            rounds(list(workers.values()), requests, 1)
-        memory.measure(reading)
+        rounds([memory], [reading], 1)
+        rounds(list(workers.values()), requests, arguments.repeats)
+        rounds([memory], [reading], 1)
         bandwidth = 1e9 / memory.median(reading)
     for request in requests:
         yield from compared("decode", name, workers, request)
