@@ -194,7 +194,7 @@ def test_prompts_come_from_an_argument_a_file_or_a_pipe(cli: Cli, model_folder: 
 def test_a_closed_pipe_ends_quietly(model_folder: Path, command: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "gencli", *command, "-m", str(model_folder), "-q"]  # not of compiling either
+    command = [sys.executable, "-m", "gencli", *command, "-q", "-m", str(model_folder)]
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (141, b"")
