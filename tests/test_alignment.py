@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,6 +247,22 @@ def test_a_writer_follows_the_weights(start: Path) -> None:
         model.model.norm.weight.abs_()
     after = writer.write([ids], copies=1, temperature=0.0, seed=5)
     assert after != before[:1]
+
+
+def test_writing_leaves_the_number_of_threads(start: Path) -> None:
+    """In a process of its own: the CPU engine's threads are woken once."""
+    code = (
+        "import sys\nfrom pathlib import Path\nimport torch\nfrom gencli.alignment.writing import Writer\n"
+        "from gencli.model.folder import open_model\nfrom gencli.model.gpt import GPT\n"
+        "from gencli.training.runtime import choose_runtime\nruntime = choose_runtime('cpu', threads=1)\n"
+        "folder = open_model(Path(sys.argv[1]))\nmodel = GPT(folder.shape).load(folder.weights())\n"
+        "writer = Writer(model, folder.tokenizer, runtime, most=3)\n"
+        "writer.write([(1, 2)] * 4, copies=2, temperature=1.0, seed=0)\nprint(torch.get_num_threads())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(start)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1\n"
 
 
 # rewards
