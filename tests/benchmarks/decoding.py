@@ -47,6 +47,7 @@ PARTS = ("decode", "prefill", "full", "process", "quality")
 PROMPT, NEW, LONG_PROMPT = 16, 256, 512
 PROCESS_SHAPE = "6x384"
 _READINGS = 3  # of a gigabyte each
+_NEAR = 1.25  # times the seconds of the fastest count of threads
 
 _LLAMA_SCRIPT = """
 import sys
@@ -85,12 +86,18 @@ def workers_for(model: ModelFolder, peers: Sequence[str], precisions: Sequence[s
     return {worker.name: worker for worker in made}
 
 
-def rounds(workers: Sequence[Worker], requests: Sequence[Request], repeats: int) -> None:
-    """Measure all work of all engines in turn, after a round that does not count; each once in a round."""
-    for number in range(repeats + 1):
-        for request, worker in itertools.product(requests, workers):
-            if request.rows <= worker.most_rows:
-                worker.measure(request, counts=number > 0)
+def rounds(workers: Sequence[Worker], request: Request, repeats: int) -> None:
+    """Measure the engines in turn, after a round that does not count.
+
+    Of one engine's counts of threads, those go on that were not far from the fastest in that round.
+    """
+    able = [worker for worker in workers if request.rows <= worker.most_rows]
+    tried = {worker: worker.measure(request, counts=False) for worker in able}
+    fastest = {worker.engine: tried[worker] for worker in sorted(able, key=lambda worker: -tried[worker])}
+    near = [worker for worker in able if tried[worker] <= _NEAR * fastest[worker.engine]]
+    for _ in range(repeats):
+        for worker in near:
+            worker.measure(request)
 
 
 def compared(part: str, name: str, workers: dict[str, Worker], request: Request) -> Iterator[Figure]:
@@ -130,14 +137,15 @@ def decode(
 ) -> Iterator[Figure]:
     """Yield tokens a second after a short prompt, what a batch gains, and the share of the memory's speed."""
     requests = [Request(rows, PROMPT, NEW) for rows in arguments.batch]
+    everyone = list(workers.values())
     single, reading = Request(1, PROMPT, NEW), Request(1, 0, _READINGS)
     with Worker("memory", "memory") as memory:
-        rounds([memory], [reading], 1)
-        rounds(list(workers.values()), requests, arguments.repeats)
-        rounds([memory], [reading], 1)
+        rounds([memory], reading, 1)
+        for request in requests:
+            rounds(everyone, request, arguments.repeats)
+            yield from compared("decode", name, workers, request)
+        rounds([memory], reading, 1)
         bandwidth = 1e9 / memory.median(reading)
-    for request in requests:
-        yield from compared("decode", name, workers, request)
     for ours in (worker for worker in workers.values() if worker.kind == "gencli" and single in requests):
         rate = NEW / ours.median(single)
         for request in requests[1:]:
@@ -222,7 +230,7 @@ def figures(arguments: argparse.Namespace, folder: Path) -> Iterator[Figure]:
                 yield from decode(name, model, workers, arguments)
             for part, request in timed.items():
                 if part in arguments.only:
-                    rounds(list(workers.values()), [request], arguments.repeats)
+                    rounds(list(workers.values()), request, arguments.repeats)
                     yield from compared(part, name, workers, request)
     if "process" in arguments.only:
         model = model_in(folder, shape_of(*SHAPES[PROCESS_SHAPE]))

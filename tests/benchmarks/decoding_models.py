@@ -19,7 +19,6 @@ from tests.benchmarks.growth import write_corpus
 
 CONTEXT = 1024
 HEAD_WIDTH = 64
-CACHE_BYTES = {"float32": 4, "int8": 4}  # of a number that the engine cpu keeps of earlier tokens
 _SHORT_TEXT, _FEW_PIECES = 300_000, 500
 GGUF_PRECISIONS: tuple[GgufPrecision, ...] = ("float32", "q8_0")
 
@@ -52,10 +51,11 @@ def bytes_per_token(shape: Shape, precision: str, seen: int) -> int:
         size for name, size in shape.tensors().items() if size[0] > 1 and name != "model.embed_tokens.weight"
     ]
     weights = sum(rows * columns for rows, columns in matrices)
-    cached = 2 * shape.layers * shape.kv_heads * shape.head_width * seen * CACHE_BYTES[precision]
+    vectors = 2 * shape.layers * shape.kv_heads * seen  # keys and values
     if precision == "float32":
-        return 4 * weights + cached
-    return weights + 4 * sum(rows for rows, _ in matrices) + cached
+        return 4 * (weights + vectors * shape.head_width)
+    scales = sum(rows for rows, _ in matrices) + vectors
+    return weights + vectors * shape.head_width + 4 * scales
 
 
 def gguf_of(path: Path, precision: str) -> Path:

@@ -61,16 +61,23 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.process.communicate()
 
-    def measure(self, request: Request, *, counts: bool = True) -> None:
-        """Do a piece of work, and remember its seconds if they count."""
+    @property
+    def engine(self) -> str:
+        """Return the name without the count of threads."""
+        return self.name.split(",")[0]
+
+    def measure(self, request: Request, *, counts: bool = True) -> float:
+        """Do a piece of work and return its seconds, which are remembered if they count."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
             raise SystemExit(f"{self.name} ended: {' '.join(self.command)}")
+        seconds = float(json.loads(answer))
         if counts:
-            self.seconds.setdefault(request, []).append(float(json.loads(answer)))
+            self.seconds.setdefault(request, []).append(seconds)
+        return seconds
 
     def median(self, request: Request) -> float:
         """Return the median seconds of a piece of work."""
