@@ -19,14 +19,12 @@ from gencli.alignment.rollouts import RewardJudge, RewardObjective, Rollouts, Ta
 from gencli.alignment.writing import Writer
 from gencli.decoding.prompts import turn_ids
 from gencli.errors import StoppedError, UsageError
-from gencli.model.folder import WEIGHTS
 from gencli.model.gpt import GPT
-from gencli.storage import digest_of
 from gencli.text.examples import Example, encode_pairs
 from gencli.text.preferences import Preference
 from gencli.text.prompts import Prompt
 from gencli.text.tokenizer import Tokenizer
-from gencli.training.assembly import Lineage, Outside, assemble, length_of, runtime_for
+from gencli.training.assembly import Lineage, Outside, assemble, length_of, parent_of, runtime_for
 from gencli.training.loop import Run
 from gencli.training.runtime import Runtime
 
@@ -175,8 +173,12 @@ def _most_new_tokens(goals: Rewarded, tokenizer: Tokenizer) -> int:
 
 def _lineage(goals: Goals) -> Lineage:
     base, settings = goals.base, goals.settings
-    parent = digest_of(base.path / WEIGHTS)
-    digests = {"pairs": _digest(goals), "tokenizer": base.tokenizer.digest, "base model": parent}
+    parent = parent_of(base)
+    digests = {
+        "pairs": _digest(goals),
+        "tokenizer": base.tokenizer.digest,
+        "base model": str(parent["weights"]),
+    }
     reward = goals.reward if isinstance(goals, Rewarded) else None
     if reward is not None:
         digests["reward"] = hashlib.sha256(reward.digest.encode()).hexdigest()
@@ -185,7 +187,7 @@ def _lineage(goals: Goals) -> Lineage:
         kind="finetuned",
         command="align",
         digests=digests,
-        parent={"path": str(base.path), "weights": parent, "lineage": base.lineage},
+        parent=parent,
         extra={**kept, "method": settings.method, "reward": reward.words if reward else None},
     )
 

@@ -13,6 +13,7 @@ from gencli.knobs import flag_of
 from gencli.model.folder import ModelFolder, open_model
 from gencli.settings import AlignSettings
 from gencli.text.examples import parted
+from gencli.text.labelled import told
 from gencli.text.preferences import Preference, PreferencesFile, read_preferences
 from gencli.text.prompts import Prompt, PromptsFile, read_prompts
 
@@ -115,10 +116,8 @@ def _preference_files(settings: AlignSettings, say: Callable[[str], None]) -> li
         )
         for path in settings.pairs
     ]  # fmt: skip
-    for file in files:
-        say(f"{file.path}: {len(file.preferences):,} preferences, {file.format}, {file.fields}")
-        for note in file.notes:
-            say(note)
+    for line in (line for file in files for line in told(file, len(file.preferences), "preferences")):
+        say(line)
     return files
 
 
@@ -131,10 +130,8 @@ def _prompt_files(settings: AlignSettings, say: Callable[[str], None]) -> list[P
         )
         for path in settings.pairs
     ]  # fmt: skip
-    for file in files:
-        say(f"{file.path}: {len(file.prompts):,} prompts, {file.format}, {file.fields}")
-        for note in file.notes:
-            say(note)
+    for line in (line for file in files for line in told(file, len(file.prompts), "prompts")):
+        say(line)
     return files
 
 

@@ -25,7 +25,6 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 _BLOCK = 64  # tokens of a prompt that go through the layers together
-NEVER = 1 << 62  # multiplications
 # the multiplications that one thread does while others are woken, by what wakes them
 _WORTH_THREADS = {"omp": 40_000, "tbb": 100_000, "workqueue": 4_000_000}
 _NEAR_BYTES = 32 << 20  # weights of at most this size stay in the processor's cache, where threads share them
@@ -83,7 +82,7 @@ class CpuEngine:
         self._precision, self._slots = precision, 0
         self._weights = stacked(shape, weights, precision)
         self._cache = self._empty_cache(0, 0)
-        ways = ["alone"] if self._worth_threads == NEVER else ["together", "alone"]
+        ways = ["together", "alone"] if self._threads > 1 else ["alone"]
         near = sum(part.nbytes for part in self._weights if isinstance(part, np.ndarray)) <= _NEAR_BYTES
         self._prompt_pace, self._step_pace = Pace(ways), Pace(ways)
         self._batch_pace = Pace(["apart", *ways] if near and len(ways) > 1 else ways)
@@ -214,7 +213,7 @@ class CpuEngine:
         self, tokens: IntArray, rows: IntArray, positions: IntArray, wanted: IntArray, pace: Pace
     ) -> FloatArray:
         from gencli.decoding.cpu_attention import Places
-        from gencli.decoding.cpu_kernels import forward, forward_apart
+        from gencli.decoding.cpu_kernels import NEVER, forward, forward_apart
 
         way, started = pace.way(), time.perf_counter()
         places, epsilon = Places(rows, positions), np.float32(self._shape.norm_epsilon)
@@ -230,10 +229,10 @@ class CpuEngine:
 
 
 def _threads_and_worth(threads: int | None) -> tuple[int, int]:
-    """Set the number of threads, None for all cores; return it, and from how many multiplications on to use them."""
+    """Set the number of threads, None for all cores; return it, and from how many multiplications on to use several."""
     import numba
 
     cores = numba.config.NUMBA_NUM_THREADS
     numba.set_num_threads(cores if threads is None else max(1, min(threads, cores)))
     count = int(numba.get_num_threads())
-    return count, _WORTH_THREADS[numba.threading_layer()] if count > 1 else NEVER
+    return count, _WORTH_THREADS[numba.threading_layer()] if count > 1 else 0

@@ -50,19 +50,18 @@ def detected_fields(
     names: Sequence[str], *, prompt_key: str | None, completion_key: str | None
 ) -> Fields | None:
     """Return the fields that `names` offer, the given keys first; None if they can't be told."""
-    by_plain = {_plain(name): name for name in reversed(names)}
     if prompt_key is None and completion_key is None:
-        for known in CONVERSATIONS:
-            if known in by_plain:
-                return Fields(known, turns=by_plain[known])
-    prompt = prompt_key or _first(PROMPTS, by_plain, but=completion_key)
-    completion = completion_key or _first(COMPLETIONS, by_plain, but=prompt)
+        turns = first_known(CONVERSATIONS, names)
+        if turns:
+            return Fields(_plain(turns), turns=turns)
+    prompt = prompt_key or first_known(PROMPTS, names, but=completion_key)
+    completion = completion_key or first_known(COMPLETIONS, names, but=prompt)
     others = [name for name in names if name not in (prompt_key, completion_key)]
     if len(others) == 1 and (prompt_key or completion_key):
         prompt, completion = prompt or others[0], completion or others[0]
     if not prompt or not completion or prompt not in names or completion not in names:
         return None
-    extra = _first(EXTRA_INPUTS, by_plain, but=completion) if _plain(prompt) == "instruction" else ""
+    extra = first_known(EXTRA_INPUTS, names, but=completion) if _plain(prompt) == "instruction" else ""
     words = f"{prompt} + {extra} → {completion}" if extra else f"{prompt} → {completion}"
     return Fields(words, prompt=prompt, completion=completion, extra_input=extra)
 
@@ -107,7 +106,9 @@ def looks_like_header(cells: Sequence[str]) -> bool:
     return all(len(cell) <= 30 and cell.replace(" ", "_").isidentifier() for cell in cells)
 
 
-def _first(known: Sequence[str], by_plain: dict[str, str], *, but: str | None) -> str:
+def first_known(known: Sequence[str], names: Sequence[str], *, but: str | None = None) -> str:
+    """Return that of `names` which comes first among the known ones, however it is written; "" if none is."""
+    by_plain = {_plain(name): name for name in reversed(names)}
     return next((by_plain[name] for name in known if name in by_plain and by_plain[name] != but), "")
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from gencli.errors import PairsError
 from gencli.text.encoding import Mended, decoded_blocks, text_encoding
@@ -25,6 +26,24 @@ class Turn:
 
     role: str
     text: str
+
+
+class Told(Protocol):
+    """What is told of a file that was read."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def fields(self) -> str: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+def told(file: Told, count: int, what: str) -> list[str]:
+    """Return the lines to say of a file of so many `what`."""
+    return [f"{file.path}: {count:,} {what}, {file.format}, {file.fields}", *file.notes]
 
 
 class Labelled:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gencli.errors import PairsError, UsageError
 from gencli.text.encoding import counted
-from gencli.text.fields import Fields, detected_fields, missing_key
+from gencli.text.fields import Fields, detected_fields, first_known, missing_key
 from gencli.text.json_lines import near_name
 from gencli.text.labelled import Labelled, Turn, check_conversation, open_labelled
 from gencli.text.pairs import Pair, asked
@@ -99,11 +99,9 @@ def _found_keys(labelled: Labelled, prompt: str | None, chosen: str | None, reje
     for key in (prompt, chosen, rejected):
         if key is not None and key not in names:
             raise missing_key(key, names, where=where)
-    by_plain = {name.strip().casefold(): name for name in reversed(names)}
-    better = chosen or next((by_plain[name] for name in CHOSEN if name in by_plain), None)
-    worse = rejected or next((by_plain[name] for name in REJECTED if name in by_plain), None)
-    if better is None or worse is None:
-        missing, known = ("chosen", CHOSEN) if better is None else ("rejected", REJECTED)
+    better, worse = chosen or first_known(CHOSEN, names), rejected or first_known(REJECTED, names)
+    if not better or not worse:
+        missing, known = ("rejected", REJECTED) if better else ("chosen", CHOSEN)
         near = [f"{name!r}" for name in names if near_name(name, known)]
         hint = f"name them with --chosen-key and --rejected-key{': ' + near[0] + '?' if near else ''}"
         found = ", ".join(map(repr, names)) or "no key"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gencli.errors import PairsError, UsageError
-from gencli.text.fields import PROMPTS, Fields, detected_fields, unknown_fields
+from gencli.text.fields import PROMPTS, Fields, detected_fields, first_known, unknown_fields
 from gencli.text.labelled import Labelled, Turn, check_conversation, open_labelled
 from gencli.text.pairs import asked
 from gencli.text.rows import Row
@@ -68,9 +68,8 @@ def read_prompts(
 
 
 def _without_answers(names: list[str], prompt_key: str | None) -> Fields | None:
-    by_plain = {name.strip().casefold(): name for name in reversed(names)}
-    found = prompt_key or next((by_plain[name] for name in PROMPTS if name in by_plain), None)
-    return Fields(f"{found}, no answers", prompt=found) if found in names and found else None
+    found = prompt_key or first_known(PROMPTS, names)
+    return Fields(f"{found}, no answers", prompt=found) if found in names else None
 
 
 def _prompt(labelled: Labelled, fields: Fields, row: Row, where: str, *, answered: bool) -> Prompt:

@@ -18,11 +18,11 @@ from gencli.errors import CompleteError, RunStateError
 from gencli.knobs import seconds_of
 from gencli.model.adapter import Adapter
 from gencli.model.card import model_card
-from gencli.model.folder import TRAINING, publish, weights_file
+from gencli.model.folder import TRAINING, ModelFolder, publish, weights_file
 from gencli.model.gpt import GPT
 from gencli.model.lora import merged, updates
 from gencli.settings import Training
-from gencli.storage import check_space, sweep_staging
+from gencli.storage import check_space, digest_of, sweep_staging
 from gencli.text.tokenizer import Tokenizer
 from gencli.training import checkpoint
 from gencli.training.batches import Batches
@@ -67,6 +67,11 @@ class Lineage:
     parent: dict[str, object] | None = None
     extra: dict[str, object] = field(default_factory=dict)
     adapter: Adapter | None = None  # what is learned is kept as this adapter, apart from the base
+
+
+def parent_of(base: ModelFolder) -> dict[str, object]:
+    """Return what a model's lineage tells of the model that it began as."""
+    return {"path": str(base.path), "weights": digest_of(weights_file(base.path)), "lineage": base.lineage}
 
 
 def runtime_for(settings: Training, world: World) -> Runtime:

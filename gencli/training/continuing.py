@@ -12,15 +12,14 @@ from pathlib import Path
 
 from gencli.errors import RunStateError
 from gencli.knobs import seconds_of
-from gencli.model.folder import CONTINUED, TRAINING, ModelFolder, weights_file
+from gencli.model.folder import CONTINUED, TRAINING, ModelFolder
 from gencli.model.gpt import GPT
 from gencli.settings import FinetuneSettings
-from gencli.storage import digest_of
 from gencli.text.corpus import Corpus
 from gencli.text.isolation import nothing
 from gencli.text.tokens import TokenFile, held_out, tokenize_corpus
 from gencli.training import checkpoint
-from gencli.training.assembly import Lineage, Outside, assemble, runtime_for
+from gencli.training.assembly import Lineage, Outside, assemble, parent_of, runtime_for
 from gencli.training.batches import PackedBatches, in_order
 from gencli.training.held_out import HeldOut, token_bytes_of
 from gencli.training.loop import Length, Run
@@ -135,11 +134,12 @@ def _length(settings: FinetuneSettings, steps_per_epoch: int) -> Length:
 
 
 def _lineage(settings: FinetuneSettings, base: ModelFolder, tokens: TokenFile) -> Lineage:
-    parent = digest_of(weights_file(base.path))
+    parent = parent_of(base)
+    digests = {"corpus": tokens.corpus_digest, "tokenizer": base.tokenizer.digest}
     return Lineage(
         kind="pretrained",
         command="finetune",
-        digests={"corpus": tokens.corpus_digest, "tokenizer": base.tokenizer.digest, "base model": parent},
-        parent={"path": str(base.path), "weights": parent, "lineage": base.lineage},
+        digests={**digests, "base model": str(parent["weights"])},
+        parent=parent,
         extra={"end_bytes": tokens.end_bytes, "read": list(settings.continue_pretraining)},
     )

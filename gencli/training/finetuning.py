@@ -6,15 +6,13 @@ import os
 
 from gencli.errors import UsageError
 from gencli.model.adapter import Adapter
-from gencli.model.folder import weights_file
 from gencli.model.gpt import GPT
 from gencli.model.lora import adapt
 from gencli.model.scoring import Score
 from gencli.settings import FinetuneSettings
-from gencli.storage import digest_of
 from gencli.text.examples import encode_pairs
 from gencli.text.tokenizer import Tokenizer
-from gencli.training.assembly import NOTHING, Lineage, Outside, assemble, length_of, runtime_for
+from gencli.training.assembly import NOTHING, Lineage, Outside, assemble, length_of, parent_of, runtime_for
 from gencli.training.batches import PairBatches, pairs_in_order
 from gencli.training.held_out import HeldOut, LabelScore, token_bytes_of
 from gencli.training.lessons import Lessons
@@ -56,7 +54,7 @@ def prepare_finetuning(
     judged = list(pairs_in_order(held_out.examples, rows=ROWS_AT_ONCE, padding=tokenizer.pad))
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=0.0)
     kind = LabelScore if task.has_labels else Score
-    weights, parent = base.weights(), digest_of(weights_file(base.path))
+    weights, parent = base.weights(), parent_of(base)
     adapter = _adapter(settings, lessons)
     model = GPT(shape, dropout=settings.dropout or 0.0).load(weights)
     if adapter is not None:
@@ -64,13 +62,12 @@ def prepare_finetuning(
     lineage = Lineage(
         kind="finetuned",
         command="finetune",
-        digests={"pairs": lessons.digest, "tokenizer": tokenizer.digest, "base model": parent},
-        parent={
-            "path": str(base.path),
-            "beside": os.path.relpath(base.path.resolve(), settings.output.resolve()),
-            "weights": parent,
-            "lineage": base.lineage,
+        digests={
+            "pairs": lessons.digest,
+            "tokenizer": tokenizer.digest,
+            "base model": str(parent["weights"]),
         },
+        parent={**parent, "beside": os.path.relpath(base.path.resolve(), settings.output.resolve())},
         extra={"task": task.record(), "turns": lessons.most_turns},
         adapter=adapter if settings.adapter else None,
     )

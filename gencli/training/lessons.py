@@ -14,6 +14,7 @@ from gencli.model.folder import ModelFolder, open_model
 from gencli.model.task import Task, detected_task
 from gencli.settings import FinetuneSettings
 from gencli.text.examples import split_by_prompt
+from gencli.text.labelled import told
 from gencli.text.pairs import Pair, PairsFile, read_pairs
 from gencli.text.survey import Survey, survey
 
@@ -111,9 +112,8 @@ def _read(path: str, settings: FinetuneSettings, say: Callable[[str], None]) -> 
         prompt_key=settings.prompt_key,
         completion_key=settings.completion_key,
     )
-    say(f"{file.path}: {len(file.pairs):,} pairs, {file.format}, {file.fields}")
-    for note in file.notes:
-        say(note)
+    for line in told(file, len(file.pairs), "pairs"):
+        say(line)
     return file
 
 
