@@ -21,8 +21,8 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from gencli.decoding import cpu_draws, sampler
-from gencli.decoding.cpu_draws import draw
+from gencli.decoding import sampler
+from gencli.decoding.draws import draw
 from gencli.decoding.filters import (
     COLDEST,
     FloatArray,
@@ -257,13 +257,12 @@ def test_the_filters_run_in_the_stated_order(monkeypatch: pytest.MonkeyPatch) ->
     )  # fmt: skip
     for name in names:
         watch(name)
-    drawn = cpu_draws.draw
 
     def drawing(*arguments: Any) -> int:
         called.append("min_p, temperature")
-        return int(drawn(*arguments))
+        return draw(*arguments)
 
-    monkeypatch.setattr(cpu_draws, "draw", drawing)
+    monkeypatch.setattr(sampler, "draw", drawing)
     Sampler(Sampling(top_p=0.9), seed=0, row=0).draw(random_logits(0, 60), History([1]))
     assert called == [*names, "min_p, temperature"]
     assert FILTER_ORDER == (

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from gencli.decoding.decoder import Engine, Token, generate
 from gencli.decoding.sampler import Sampling
 from gencli.model.gpt import GPT
@@ -47,7 +45,7 @@ class Writer:
         """
         ids: list[list[int]] = [[] for _ in range(len(prompts) * copies)]
         texts, finished = [""] * len(ids), [False] * len(ids)
-        was_training, threads = self.model.training, torch.get_num_threads()
+        was_training = self.model.training
         events = generate(
             self._engine(), self.tokenizer, prompts,
             sampling=Sampling(temperature=temperature, top_k=0), seed=seed, max_new_tokens=self.most, copies=copies,
@@ -58,7 +56,6 @@ class Writer:
                 texts[event.row] += event.text
                 finished[event.row] = event.finish == "stop"
         self.model.train(was_training)
-        torch.set_num_threads(threads)  # when Numba wakes its threads, it sets the number of torch's too
         return [Written(tuple(row), text, end) for row, text, end in zip(ids, texts, finished, strict=True)]
 
     def _engine(self) -> Engine:

@@ -7,27 +7,29 @@ the memory for every token. The embedding and the norms are float32 in both case
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from gencli.decoding.cpu_weights import Precision, stacked
+from gencli.decoding.cpu_weights import Precision, Weights, placed
 from gencli.errors import UsageError
+from gencli.kernels import layout
+from gencli.kernels.machine_code import Function
+from gencli.kernels.team import Job, cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from gencli.decoding.cpu_attention import Cache
     from gencli.model.shape import Shape
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 _BLOCK = 64  # tokens of a prompt that go through the layers together
-# the multiplications that one thread does while others are woken, by what wakes them
-_WORTH_THREADS = {"omp": 40_000, "tbb": 100_000, "workqueue": 4_000_000}
 _NEAR_BYTES = 32 << 20  # weights of at most this size stay in the processor's cache, where threads share them
+_LINE = 16  # words of 32 bits in a line of the processor's cache
+_forward = Function("forward", "forward")
 
 
 class Pace:
@@ -77,13 +79,13 @@ class CpuEngine:
         self.context, self.vocabulary = shape.context, shape.vocabulary
         self.lengths: list[int] = []
         self._shape = shape
-        self._threads, self._worth_threads = _threads_and_worth(threads)
+        self._threads = cores() if threads is None else max(1, min(threads, cores()))
         self._rows = np.empty(0, dtype=np.int64)
         self._precision, self._slots = precision, 0
-        self._weights = stacked(shape, weights, precision)
+        self._weights = placed(shape, weights, precision)
         self._cache = self._empty_cache(0, 0)
         ways = ["together", "alone"] if self._threads > 1 else ["alone"]
-        near = sum(part.nbytes for part in self._weights if isinstance(part, np.ndarray)) <= _NEAR_BYTES
+        near = self._weights.nbytes <= _NEAR_BYTES
         self._prompt_pace, self._step_pace = Pace(ways), Pace(ways)
         self._batch_pace = Pace(["apart", *ways] if near and len(ways) > 1 else ways)
 
@@ -98,7 +100,8 @@ class CpuEngine:
         for prompt in prompts:
             if not 0 < len(prompt) <= slots:
                 raise UsageError(f"a prompt must have from 1 to {slots} tokens here, not {len(prompt)}")
-        self._slots, self._cache = slots, self._empty_cache(len(prompts) * copies, slots)
+        self._slots = slots
+        self._use(self._empty_cache(len(prompts) * copies, slots))
         logits = np.empty((len(prompts), self.vocabulary), dtype=np.float32)
         for place, prompt in enumerate(prompts):
             row, end = place * copies, len(prompt)
@@ -122,7 +125,7 @@ class CpuEngine:
             block = ids[start : start + _BLOCK]
             places = np.arange(start, start + block.size)
             every = np.arange(block.size)
-            yield self._forward(block, row[: block.size], places, every, self._prompt_pace)
+            yield self._through(block, row[: block.size], places, every, self._prompt_pace)
         self.lengths = [ids.size]
 
     def step(self, tokens: npt.ArrayLike) -> FloatArray:
@@ -135,7 +138,7 @@ class CpuEngine:
         positions = np.array(self.lengths, dtype=np.int64)
         pace = self._step_pace if positions.size == 1 else self._batch_pace
         every = np.arange(positions.size)
-        logits = self._forward(np.asarray(tokens, dtype=np.int64), self._rows, positions, every, pace)
+        logits = self._through(np.asarray(tokens, dtype=np.int64), self._rows, positions, every, pace)
         self.lengths = [length + 1 for length in self.lengths]
         return logits
 
@@ -175,26 +178,25 @@ class CpuEngine:
         if rows > held:
             more = self._empty_cache(max(rows - held, held), self._slots)
             parts: Any = [np.concatenate(pair, axis=1) for pair in zip(self._cache, more, strict=True)]
-            self._cache = type(self._cache)(*parts)
+            self._use(Cache(*parts))
 
     def _empty_cache(self, rows: int, slots: int) -> Cache:
         """Return room for keys and values; they are rounded like the weights."""
-        from gencli.decoding.cpu_attention import Cache
-        from gencli.decoding.cpu_tiles import LANES
-
-        def whole(number: int) -> int:
-            return -(-number // LANES) * LANES
-
         shape = self._shape
-        size = (shape.layers, rows, shape.kv_heads, whole(slots))
+        size = (shape.layers, rows, shape.kv_heads, layout.whole(slots, layout.LANES))
         kind: Any = np.float32 if self._precision == "float32" else np.int8
         scales = (*size[:3], 0 if self._precision == "float32" else size[3])
         return Cache(
             np.zeros((*size, shape.head_width), kind),
-            np.zeros((*size, whole(shape.head_width)), kind),
+            np.zeros((*size, layout.whole(shape.head_width, layout.LANES)), kind),
             np.zeros(scales, np.float32),
             np.zeros(scales, np.float32),
         )
+
+    def _use(self, cache: Cache) -> None:
+        """Make the forward pass work with this cache."""
+        self._cache = cache
+        self._call = _Call(self._shape, self._weights, cache, self._threads)
 
     def _prefilled(self, prompt: IntArray, row: int, after: int = 0) -> FloatArray:
         """Add a prompt to a row of the cache, block by block; return the logits [V] after it.
@@ -205,34 +207,72 @@ class CpuEngine:
             block = prompt[start : start + _BLOCK]
             positions = np.arange(after + start, after + start + block.size)
             last = np.array([block.size - 1])
-            logits = self._forward(block, np.full(block.size, row), positions, last, self._prompt_pace)
+            logits = self._through(block, np.full(block.size, row), positions, last, self._prompt_pace)
         following: FloatArray = logits[0]
         return following
 
-    def _forward(
+    def _through(
         self, tokens: IntArray, rows: IntArray, positions: IntArray, wanted: IntArray, pace: Pace
     ) -> FloatArray:
-        from gencli.decoding.cpu_attention import Places
-        from gencli.decoding.cpu_kernels import NEVER, forward, forward_apart
-
+        """Take tokens through the layers; return the logits [wanted, V]."""
         way, started = pace.way(), time.perf_counter()
-        places, epsilon = Places(rows, positions), np.float32(self._shape.norm_epsilon)
-        logits: FloatArray
-        if way == "apart":
-            parts = min(self._threads, tokens.size)
-            logits = forward_apart(tokens, places, self._weights, self._cache, epsilon, parts)
-        else:
-            worth = self._worth_threads if way == "together" else NEVER
-            logits = forward(tokens, places, wanted, self._weights, self._cache, epsilon, worth)
+        threads = 1 if way == "alone" else self._threads
+        logits = self._call(tokens, rows, positions, wanted, threads=threads, apart=way == "apart")
         pace.took(way, (time.perf_counter() - started) / tokens.size)
-        return logits[:, : self.vocabulary]
+        return logits[:, : self.vocabulary].copy()
 
 
-def _threads_and_worth(threads: int | None) -> tuple[int, int]:
-    """Set the number of threads, None for all cores; return it, and from how many multiplications on to use several."""
-    import numba
+class Cache(NamedTuple):
+    """The keys and values of all tokens so far. S slots and the last D are filled up to whole vectors.
 
-    cores = numba.config.NUMBA_NUM_THREADS
-    numba.set_num_threads(cores if threads is None else max(1, min(threads, cores)))
-    count = int(numba.get_num_threads())
-    return count, _WORTH_THREADS[numba.threading_layer()] if count > 1 else 0
+    They are float32, or int8 with a scale for each vector.
+    """
+
+    keys: npt.NDArray[Any]  # (L, B, K, S, D)
+    values: npt.NDArray[Any]  # (L, B, K, S, D)
+    key_scales: FloatArray  # (L, B, K, S), or with no slots where they are float32
+    value_scales: FloatArray  # (L, B, K, S)
+
+
+class _Call:
+    """The forward pass with all that it works on, for up to a block of tokens or one token of each row."""
+
+    def __init__(self, shape: Shape, weights: Weights, cache: Cache, threads: int) -> None:
+        rows, slots = cache.keys.shape[1], cache.keys.shape[3]
+        most, vocabulary = max(rows, _BLOCK), layout.whole(shape.vocabulary, layout.BLOCK)
+        self._tokens, self._rows, self._positions, self._wanted = np.zeros((4, most), np.int64)
+        self._counts = np.zeros(3, np.int64)
+        sizes = (
+            shape.layers, shape.width, shape.heads, shape.kv_heads, shape.head_width, shape.hidden,
+            shape.vocabulary, slots + layout.whole(shape.head_width, layout.LANES) + layout.LANES,
+        )  # fmt: skip
+        words = [layout.whole(each, _LINE) for each in layout.scratch_words(sizes, most)]
+        starts = np.cumsum([0, *words])
+        self._scratch = np.zeros(threads * starts[-1] + _LINE, np.float32)
+        begin = -(-self._scratch.__array_interface__["data"][0] // 64) * 64
+        scratch = begin + 4 * (starts[:-1] + starts[-1] * np.arange(threads)[:, None])
+        self._logits = np.empty((most, vocabulary), np.float32)
+        epsilon = np.array([shape.norm_epsilon], np.float32)
+        self._job = Job(
+            _forward, self._tokens, self._rows, self._positions, self._wanted, self._counts, np.array(sizes),
+            weights.addresses, weights.kind, weights.embedding, weights.cosines, weights.sines, epsilon, *cache,
+            scratch.astype(np.int64), self._logits, threads=threads,
+        )  # fmt: skip
+
+    def __call__(
+        self,
+        tokens: IntArray,
+        rows: IntArray,
+        positions: IntArray,
+        wanted: IntArray,
+        *,
+        threads: int,
+        apart: bool,
+    ) -> FloatArray:
+        """Return the logits [wanted, V or more]; they hold until the next call."""
+        count, asked = tokens.size, wanted.size
+        self._tokens[:count], self._rows[:count], self._positions[:count] = tokens, rows, positions
+        self._wanted[:asked] = wanted
+        self._counts[:] = count, asked, apart
+        self._job(threads)
+        return self._logits[:asked]

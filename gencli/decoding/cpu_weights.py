@@ -1,100 +1,137 @@
-"""A model's weights as the compiled kernels take them: stacked over the layers, float32 or rounded to int8."""
+"""A model's weights as compiled code takes them: addresses of each matrix, float32 or rounded to int8."""
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from gencli.kernels import layout
+from gencli.kernels.machine_code import Function
+from gencli.kernels.team import Job, cores
 
-    from gencli.decoding.cpu_kernels import Weights
-    from gencli.decoding.cpu_products import WeightArray
+if TYPE_CHECKING:
     from gencli.model.shape import Shape
 
 FloatArray = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 Precision = Literal["float32", "int8"]
 
-
-def stacked(shape: Shape, weights: Mapping[str, FloatArray], precision: Precision) -> Weights:
-    """Return the weights stacked over the layers, all read-only so that one compiled signature fits them."""
-    from gencli.decoding.cpu_kernels import Weights
-
-    def layers(*names: str) -> list[list[FloatArray]]:
-        return [[weights[f"model.layers.{i}.{name}.weight"] for name in names] for i in range(shape.layers)]
-
-    def norms(name: str) -> FloatArray:
-        return np.stack([vector for (vector,) in layers(name)])
-
-    def matrices(*names: str) -> tuple[WeightArray, FloatArray]:
-        return _matrices(layers(*names), precision)
-
-    head, head_scales = _matrices([[weights["lm_head.weight"]]], precision)
-    return Weights(
-        shape.heads,
-        shape.hidden,
-        *map(
-            _frozen,
-            (
-                weights["model.embed_tokens.weight"],
-                norms("input_layernorm"),
-                *matrices("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-                norms("self_attn.q_norm"),
-                norms("self_attn.k_norm"),
-                *matrices("self_attn.o_proj"),
-                norms("post_attention_layernorm"),
-                *matrices("mlp.gate_proj", "mlp.up_proj"),
-                *matrices("mlp.down_proj"),
-                weights["model.norm.weight"],
-                head[0],
-                head_scales[0],
-                *_rotary(shape),
-            ),
-        ),
-    )
+_LINE = 64  # bytes of the processor's cache
+_VECTORS = {
+    layout.ATTENTION_NORM: "input_layernorm",
+    layout.QUERY_NORM: "self_attn.q_norm",
+    layout.KEY_NORM: "self_attn.k_norm",
+    layout.MLP_NORM: "post_attention_layernorm",
+}
+_MATRICES = {
+    layout.QUERY: "self_attn.q_proj",
+    layout.KEY: "self_attn.k_proj",
+    layout.VALUE: "self_attn.v_proj",
+    layout.OUTPUT: "self_attn.o_proj",
+    layout.GATE: "mlp.gate_proj",
+    layout.UP: "mlp.up_proj",
+    layout.DOWN: "mlp.down_proj",
+}
+_pack = Function("products", "pack")
 
 
-def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    contiguous = np.ascontiguousarray(np.asarray(array)).view()
-    contiguous.setflags(write=False)
-    return contiguous
+@dataclass(frozen=True)
+class Weights:
+    """The weights' addresses as `layout` has them; `kept` is what stands there, `kind` an array of their kind."""
+
+    addresses: npt.NDArray[np.int64]  # (L + 1, words)
+    kept: list[Array]
+    kind: Array
+    embedding: FloatArray
+    cosines: FloatArray
+    sines: FloatArray
+
+    @property
+    def nbytes(self) -> int:
+        """Return how many bytes they are."""
+        return sum(array.nbytes for array in self.kept)
 
 
-def _matrices(layers: list[list[FloatArray]], precision: Precision) -> tuple[WeightArray, FloatArray]:
-    """Return the matrices of each layer, one below the other, and the scale of each row.
+@functools.cache
+def multiplies_bytes() -> bool:
+    """Tell whether the processor has an instruction that multiplies 64 pairs of bytes and adds them up."""
+    from llvmlite import binding
 
-    As float32 (L, rows, columns), as int8, or as packed bytes (L, blocks, bytes), where the processor multiplies
-    bytes.
+    features = binding.get_host_cpu_features()
+    return bool(features.get("avx512vnni") and features.get("avx512bw"))
+
+
+def placed(shape: Shape, weights: Mapping[str, FloatArray], precision: Precision) -> Weights:
+    """Return the weights in memory that stays where it is: the given arrays themselves if they are float32."""
+    addresses = np.zeros((shape.layers + 1, layout.WEIGHT_WORDS), np.int64)
+    kept: list[Array] = []
+    packs = precision == "int8" and multiplies_bytes()
+    room = _Room(sum(math.prod(_packed_size(*size)) for size in shape.tensors().values()) if packs else 0)
+
+    def put(layer: int, word: int, *arrays: Array) -> None:
+        for number, array in enumerate(arrays):
+            whole = np.ascontiguousarray(array)
+            kept.append(whole)
+            addresses[layer, word + number] = whole.__array_interface__["data"][0]
+
+    def put_matrix(layer: int, word: int, name: str) -> None:
+        matrix = weights[f"{name}.weight"]
+        put(
+            layer,
+            word,
+            *((matrix,) if precision == "float32" else _packed(matrix, room) if packs else _rounded(matrix)),
+        )
+
+    for layer in range(shape.layers):
+        for word, name in _VECTORS.items():
+            put(layer, word, weights[f"model.layers.{layer}.{name}.weight"])
+        for word, name in _MATRICES.items():
+            put_matrix(layer, word, f"model.layers.{layer}.{name}")
+    put(shape.layers, layout.FINAL_NORM, weights["model.norm.weight"])
+    put_matrix(shape.layers, layout.HEAD, "lm_head")
+    kind = np.float32 if precision == "float32" else np.uint8 if packs else np.int8
+    embedding = np.ascontiguousarray(weights["model.embed_tokens.weight"])
+    return Weights(addresses, kept, np.empty((0, 0), kind), embedding, *_rotary(shape))
+
+
+def _rounded(weights: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """Return a matrix as int8, and the scale of each row."""
+    scales = np.maximum(np.abs(weights).max(axis=1), np.float32(1e-30)) / np.float32(127)
+    numbers = weights / scales[:, None]
+    return np.rint(numbers, out=numbers).astype(np.int8), scales
+
+
+class _Room:
+    """One stretch of memory for all packed matrices: large pages hold it, which a processor finds sooner.
+
+    Each matrix begins with a line of the processor's cache.
     """
-    from gencli.decoding import cpu_tiles
 
-    rows, columns = sum(len(part) for part in layers[0]), layers[0][0].shape[1]
-    if precision == "int8" and cpu_tiles.HAS_BYTE_PRODUCTS:
-        return _packed(layers, rows, columns)
-    if precision == "float32" and len(layers) == len(layers[0]) == 1:
-        return layers[0][0][None], np.ones((1, rows), dtype=np.float32)
-    stack = np.empty((len(layers), rows, columns), dtype=np.float32)
-    for layer, parts in zip(stack, layers, strict=True):
-        np.concatenate(parts, out=layer)
-    if precision == "float32":
-        return stack, np.ones(stack.shape[:-1], dtype=np.float32)
-    scales = np.maximum(np.abs(stack).max(axis=-1), np.float32(1e-30)) / np.float32(127)
-    rounded = stack / scales[..., None]
-    return np.rint(rounded, out=rounded).astype(np.int8), scales
+    def __init__(self, nbytes: int) -> None:
+        self._bytes = np.full(nbytes + _LINE, 128, np.uint8)
+        self._next = -self._bytes.__array_interface__["data"][0] % _LINE
+
+    def take(self, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        start, self._next = self._next, self._next + math.prod(size)
+        return self._bytes[start : self._next].reshape(size)
 
 
-def _packed(layers: list[list[FloatArray]], rows: int, columns: int) -> tuple[WeightArray, FloatArray]:
-    """Return the matrices of each layer as packed bytes (L, blocks, bytes), and the scale of each row."""
-    from gencli.decoding.cpu_products import no_blocks, pack
+def _packed_size(rows: int, columns: int) -> tuple[int, int]:
+    """Return the blocks and their bytes: rows filled up to blocks of 16, columns to groups of 64."""
+    return -(-rows // layout.BLOCK), layout.BLOCK * layout.whole(columns, layout.GROUP)
 
-    out, scales = no_blocks(len(layers), rows, columns)
-    for matrix, row_scales, parts in zip(out, scales, layers, strict=True):
-        first = 0
-        for part in parts:
-            pack(part, first, matrix, row_scales)
-            first += len(part)
+
+def _packed(weights: FloatArray, room: _Room) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+    """Return a matrix as packed bytes (blocks, bytes), and the scale of each row."""
+    out = room.take(_packed_size(*weights.shape))
+    scales = np.zeros(len(out) * layout.BLOCK, np.float32)
+    Job(_pack, np.ascontiguousarray(weights), out, scales, threads=cores())(cores())
     return out, scales
 
 

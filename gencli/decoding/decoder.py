@@ -7,8 +7,8 @@ which device, makes no difference here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +51,7 @@ class Engine(Protocol):
         """Forget all rows but these."""
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """One token of one row, with the text that it makes certain.
 
     `finish` is None until the row ends: "stop" (end of text, or a stop string) or "length". `logprob` and
@@ -183,11 +182,11 @@ def _next(row: _Row, logits: FloatArray, rules: Rules, logprobs: int | None) -> 
     if logprobs is None:
         return token
     if logprobs == 0:
-        return replace(token, logprob=logprob_of(logits, chosen))
+        return token._replace(logprob=logprob_of(logits, chosen))
     own = log_softmax(logits)
     likeliest = np.argsort(-own, kind="stable")[:logprobs]
     alternatives = tuple((int(identity), float(own[identity])) for identity in likeliest)
-    return replace(token, logprob=float(own[chosen]), alternatives=alternatives)
+    return token._replace(logprob=float(own[chosen]), alternatives=alternatives)
 
 
 def _chosen(row: _Row, logits: FloatArray, rules: Rules) -> tuple[int, Progress]:

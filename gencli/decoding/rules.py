@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +26,7 @@ BoolArray = npt.NDArray[np.bool_]
 EXCLUDED = np.float32(-np.inf)
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """How far a text has come, as each rule sees it."""
 
     state: State = State.WHOLE
@@ -77,12 +75,14 @@ class Rules:
 
         `written` tokens are there, `remaining` are left, the next one included.
         """
-        allowed = self._mask.allowed(progress.state, remaining)
-        if self._constraint is not None and progress.place is not None:
-            allowed = allowed & self._constraint.allowed(progress.place)
+        left: FloatArray
+        if self._constraint is None or progress.place is None:
+            left = logits + self._mask.excluded(progress.state, remaining)
+        else:
+            allowed = self._mask.allowed(progress.state, remaining) & self._constraint.allowed(progress.place)
             if not allowed.any():
                 return None
-        left: FloatArray = np.where(allowed, logits, EXCLUDED)
+            left = np.where(allowed, logits, EXCLUDED)
         return exclude(left, (self.end,)) if written < self._least else left
 
     def welcome(self, progress: Progress) -> BoolArray | None:

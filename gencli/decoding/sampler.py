@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gencli.decoding.draws import draw
 from gencli.decoding.filters import (
     COLDEST,
     Bias,
@@ -105,9 +106,7 @@ class Sampler:
     """
 
     def __init__(self, sampling: Sampling, *, seed: int, row: int, prompt: int = 0) -> None:
-        from gencli.decoding.cpu_draws import draw
-
-        self.sampling, self._draw = sampling, draw
+        self.sampling = sampling
         self._random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, row, prompt])))
 
     def draw(
@@ -118,28 +117,37 @@ class Sampler:
         Ids that are not `allowed` are banned, unless that would leave nothing. Draws one uniform number, or
         none at temperature 0. Raises ModelError when a logit is not a number or none is finite.
         """
-        check_finite(logits)
         sampling = self.sampling
+        narrows = sampling.typical_p < 1 or sampling.top_p < 1
+        if narrows or sampling.temperature == 0:
+            check_finite(logits)
         logits = reshaped(logits, sampling, past, allowed)
         if sampling.temperature == 0:
             return int(logits.argmax())
-        if sampling.typical_p < 1 or sampling.top_p < 1:
+        if narrows:
             logits = keep_top_k(logits, sampling.top_k)
             ids = np.flatnonzero(logits > -np.inf)
             left = keep_top_p(keep_typical(logits[ids], sampling.typical_p), sampling.top_p)
             logits = np.full_like(logits, -np.inf)
             logits[ids] = left
-        temperature = np.float32(max(sampling.temperature, COLDEST))
-        return int(self._draw(logits, sampling.top_k, sampling.min_p, temperature, self._random.random()))
+        temperature = max(sampling.temperature, COLDEST)
+        drawn = draw(logits, sampling.top_k, sampling.min_p, temperature, self._random.random())
+        if drawn < 0:
+            raise _not_finite()
+        return drawn
 
 
 def check_finite(logits: FloatArray) -> None:
     """Raise ModelError when a logit is not a number or none is finite."""
     if not math.isfinite(logits.max()):
-        raise ModelError(
-            "the model's logits are not finite",
-            hint="the weights are damaged or training diverged: go back to an earlier checkpoint",
-        )
+        raise _not_finite()
+
+
+def _not_finite() -> ModelError:
+    return ModelError(
+        "the model's logits are not finite",
+        hint="the weights are damaged or training diverged: go back to an earlier checkpoint",
+    )
 
 
 def reshaped(

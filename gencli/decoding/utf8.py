@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
 BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
 
 _NOWHERE = -1
 _NEVER = 1 << 30  # a number of tokens that no budget reaches
@@ -34,6 +35,8 @@ class State(IntEnum):
     AFTER_F0 = 6  # three more; the first not below 90
     AFTER_F4 = 7  # three more; the first not above 8F, where Unicode ends
 
+
+_STATES = tuple(State)
 
 # from a state: first byte, last byte, the state they lead to
 _STEPS: dict[State, tuple[tuple[int, int, State], ...]] = {
@@ -73,7 +76,9 @@ class Utf8Mask:
                 for state, reached in _journeys(piece):
                     self._next[state, identity] = reached
         self._to_finish = _tokens_to_finish(self._next)
+        self._steps = [row.astype(np.uint8).tobytes() for row in self._next]
         self._rows: dict[tuple[State, int], BoolArray] = {}
+        self._weights: dict[tuple[State, int], FloatArray] = {}
 
     def start(self) -> State:
         """Return the state of a text without bytes."""
@@ -92,9 +97,17 @@ class Utf8Mask:
             self._rows[key].setflags(write=False)
         return self._rows[key]
 
+    def excluded(self, state: State, remaining: int) -> FloatArray:
+        """Return what to add to the logits [V] so that nothing comes that may not: 0, or -inf."""
+        key = state, min(remaining, len(State))
+        if key not in self._weights:
+            self._weights[key] = np.where(self.allowed(state, remaining), np.float32(0), np.float32(-np.inf))
+            self._weights[key].setflags(write=False)
+        return self._weights[key]
+
     def advance(self, state: State, identity: int) -> State:
         """Return the state after an id that `allowed` named."""
-        return State(int(self._next[state, identity]))
+        return _STATES[self._steps[state][identity]]
 
 
 def _journeys(piece: bytes) -> Iterable[tuple[State, State]]:

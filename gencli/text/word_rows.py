@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gencli.kernels.machine_code import Function
+from gencli.kernels.memory import AT_ONCE, MARK, no_words
 from gencli.text.tokenizer import NEWLINE_ID, Ids, normalised
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy.typing as npt
+
+    from gencli.kernels.memory import Bytes, Numbers, Words
     from gencli.text.tokenizer import Tokenizer
-    from gencli.text.word_kernels import Numbers, Words
 
 MOST_WORDS = 1 << 19  # remembered at a time
 MOST_BYTES = 8 << 20  # of all of these
 PART_BYTES = 2048  # that the tokenizer reads at a time
+_numbered, _in_parts, _written = (Function("words", name) for name in ("numbered", "in_parts", "written"))
 _LOWER_BLOCK = "\u2581".encode()  # the tokenizer takes it for a space
 
 
@@ -28,9 +33,6 @@ class WordRows:
     """Encode many texts with one tokenizer, remembering words in constant memory."""
 
     def __init__(self, tokenizer: Tokenizer, *, threads: int) -> None:
-        from gencli.text import word_kernels
-
-        self._kernels = word_kernels
         self._tokenizer = tokenizer
         self._threads = threads
         self._piece_sizes = np.array([len(piece) for piece in tokenizer.piece_bytes], np.int64)
@@ -38,7 +40,7 @@ class WordRows:
 
     def row(self, texts: Sequence[str]) -> Ids:
         """Return `<s>` ids `</s>` of each text in NFC, one after the other."""
-        mark = bytes([self._kernels.MARK])
+        mark = bytes([MARK])
         try:
             joined = mark.join([text.encode() for text in texts])
         except UnicodeEncodeError:
@@ -51,10 +53,10 @@ class WordRows:
         end, stop = 1, 0
         while stop < len(data):
             known = int(self._words.met[0])
-            found, stop = self._kernels.numbered(data, stop, self._words, numbers)
+            found, stop = numbered(data, stop, self._words, numbers)
             if self._words.met[0] > known:
                 self._encode(known)
-            end += self._kernels.written(numbers[:found], self._words, ids[end:])
+            end += _ids(numbers[:found], self._words, ids[end:])
             if stop < len(data):
                 self._words = self._no_words(max(MOST_BYTES, len(data)))
         ids[end] = self._tokenizer.eos
@@ -81,15 +83,36 @@ class WordRows:
         starts: Numbers = np.empty(count - first, np.int32)
         letters = np.empty(words.starts[count] - words.starts[first] + count - first, np.uint8)
         is_apart = self._tokenizer.kind == "unigram"
-        size, found = self._kernels.in_parts(words, first, PART_BYTES, is_apart, letters, starts)
+        result = np.zeros(2, np.int64)
+        _in_parts.call(*words, first, PART_BYTES, is_apart, letters, starts, result)()
+        size, found = result.tolist()
         data = letters[:size].tobytes()
         return [data[start:end] for start, end in pairwise([*starts[:found].tolist(), size])]
 
     def _no_words(self, nbytes: int) -> Words:
         """Return an empty memory that knows the newline and the mark between texts."""
-        words = self._kernels.no_words(MOST_WORDS, nbytes + 2)
-        known = np.array([ord("\n"), self._kernels.MARK], np.uint8)
-        self._kernels.numbered(known, 0, words, np.empty(2, np.int32))
+        words = no_words(MOST_WORDS, nbytes + 2)
+        known = np.array([ord("\n"), MARK], np.uint8)
+        numbered(known, 0, words, np.empty(2, np.int32))
         words.ids[:3] = NEWLINE_ID, self._tokenizer.eos, self._tokenizer.bos
         words.id_starts[:3] = 0, 1, 3
         return words
+
+
+def numbered(data: Bytes, start: int, words: Words, numbers: Numbers) -> tuple[int, int]:
+    """Write the number of each word from `start` on and remember new words.
+
+    Return how many numbers there are, and where it stopped: at the end, or before a word that has no room.
+    """
+    result: npt.NDArray[np.int64] = np.zeros(2, np.int64)
+    ends, values = np.empty(AT_ONCE, np.int64), np.empty(AT_ONCE, np.uint64)
+    _numbered.call(data, start, *words, numbers, ends, values, result)()
+    found, stop = result.tolist()
+    return found, stop
+
+
+def _ids(numbers: Numbers, words: Words, ids: Ids) -> int:
+    """Write the ids of the numbered words one after the other, and return how many these are."""
+    result: npt.NDArray[np.int64] = np.zeros(1, np.int64)
+    _written.call(numbers, words.id_starts, words.ids, ids, result)()
+    return int(result[0])

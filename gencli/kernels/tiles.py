@@ -18,23 +18,21 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-GROUP = 64  # numbers of a token's vector that share a scale
-BLOCK = 16  # rows of the weights that lie side by side
+from gencli.kernels.layout import BLOCK, GROUP
 
 _FEATURES = binding.get_host_cpu_features()
-HAS_BYTE_PRODUCTS = bool(_FEATURES.get("avx512vnni") and _FEATURES.get("avx512bw"))
 # With 32 registers of 16 numbers, 16 sums fit beside what they are made of; with 16 registers of 8, 8 do.
 LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
 TOKENS = 4 if LANES == 16 else 2
 
+_LINE = 64  # bytes of the processor's cache
 _BYTE, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 32, 64)), ir.FloatType()
-_FUSED = ("contract",)
 
 Value: TypeAlias = Any  # llvmlite tells no types
 _Sums = tuple[Value, list[int]]  # a vector, and which sums its numbers are or are parts of
 
 
-class _Builder:
+class Builder:
     """LLVM's builder with the few steps that the tiles are made of."""
 
     def __init__(self, builder: Any) -> None:
@@ -78,7 +76,12 @@ class _Builder:
         return self.b.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT, len(order)), list(order)))
 
     def add_product(self, total: Value, a: Value, b: Value) -> Value:
-        return self.b.fadd(total, self.b.fmul(a, b, flags=_FUSED), flags=_FUSED)
+        """Return total + a b, rounded once where the processor can."""
+        kind, name = total.type, "llvm.fmuladd.f32"
+        if isinstance(kind, ir.VectorType):
+            name = f"llvm.fmuladd.v{kind.count}f32"
+        fused = cgutils.get_or_insert_function(self.b.module, ir.FunctionType(kind, [kind] * 3), name)
+        return self.b.call(fused, [a, b, total])
 
     def summed(self, vectors: list[Value]) -> Value:
         """Return a vector of the sum of each vector; halves are added to halves, several vectors at a time."""
@@ -120,12 +123,12 @@ class _Matrix(NamedTuple):
     columns: Value
     kind: Any
 
-    def row(self, build: _Builder, first: Value, number: int = 0) -> Value:
+    def row(self, build: Builder, first: Value, number: int = 0) -> Value:
         """Return the address of the row that is `number` after the `first` one."""
         return build.place(self.start, (first, self.stride), (number, self.stride))
 
 
-Emit = Callable[[_Builder, Sequence[_Matrix], Sequence[Value]], None]
+Emit = Callable[[Builder, Sequence[_Matrix], Sequence[Value]], None]
 
 
 def _tile(emit: Emit) -> Any:
@@ -143,7 +146,7 @@ def _tile(emit: Emit) -> Any:
                 stride = cgutils.unpack_tuple(builder, array.strides)[0]
                 columns = cgutils.unpack_tuple(builder, array.shape)[1]
                 matrices.append(_Matrix(start, stride, columns, kind.dtype))
-            emit(_Builder(builder), matrices, cgutils.unpack_tuple(builder, values[1]))
+            emit(Builder(builder), matrices, cgutils.unpack_tuple(builder, values[1]))
             return context.get_dummy_value()
 
         return types.void(arrays, numbers), codegen
@@ -161,7 +164,7 @@ class _Numbers(NamedTuple):
     def of(cls, kind: Any) -> _Numbers:
         return cls(_BYTE, 1) if kind == types.int8 else cls(_FLOAT, 4)
 
-    def load(self, build: _Builder, place: Value, lanes: int) -> Value:
+    def load(self, build: Builder, place: Value, lanes: int) -> Value:
         """Return so many numbers from a place on as float32: a vector, or one alone."""
 
         def kind(element: ir.Type) -> ir.Type:
@@ -181,7 +184,7 @@ def row_tile(tokens: int, rows: int, *, ahead: int = 0) -> Any:
     weights so many rows later.
     """
 
-    def emit(build: _Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
+    def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
         (weights, x, out, *scales), (row, token) = matrices, numbers
         b, stored, single = build.b, _Numbers.of(weights.kind), _Numbers.of(types.float32)
         places = list(itertools.product(range(tokens), range(rows)))
@@ -220,15 +223,16 @@ def row_tile(tokens: int, rows: int, *, ahead: int = 0) -> Any:
     return _tile(emit)
 
 
-def column_tile(vectors: int, *, ahead: int = 0) -> Any:
+def column_tile(vectors: int) -> Any:
     """Return a function that sets some numbers of out (1, columns) to x (1, slots) times values (slots, columns).
 
-    Its arrays are (x, values, out), its numbers the rows of x and of out, how many slots count, an even number,
-    and the first of the columns, of which it sets as many vectors as it is told here.
+    Its arrays are (x, values, out, next), its numbers the rows of x and of out, how many slots count, an even number,
+    and the first of the columns, of which it sets as many vectors as it is told here. It asks for the same slots of
+    the next array.
     """
 
-    def emit(build: _Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
-        (x, values, out), (item, slots, column) = matrices, numbers
+    def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
+        (x, values, out, following), (item, slots, column) = matrices, numbers
         b, stored = build.b, _Numbers.of(values.kind)
         zero = ir.Constant(ir.VectorType(_FLOAT, LANES), [0.0] * LANES)
         totals = [[cgutils.alloca_once_value(b, zero) for _ in range(vectors)] for _ in range(2)]
@@ -236,15 +240,32 @@ def column_tile(vectors: int, *, ahead: int = 0) -> Any:
             for odd in range(2):
                 slot = b.add(b.mul(loop.index, build.long(2)), build.long(odd))
                 weight = build.spread(build.load(_FLOAT, build.place(x.row(build, item), (slot, 4))), LANES)
-                start = build.place(values.row(build, slot), (column, stored.size))
-                for line in range(0, vectors * LANES * stored.size if ahead else 0, 64):
-                    build.fetch(build.place(start, (ahead, values.stride), (1, line)))
+                at = (column, stored.size)
+                for line in range(0, vectors * LANES * stored.size, _LINE):
+                    build.fetch(build.place(following.row(build, slot), at, (1, line)))
+                start = build.place(values.row(build, slot), at)
                 for number, total in enumerate(totals[odd]):
                     value = stored.load(build, build.place(start, (number, LANES * stored.size)), LANES)
                     b.store(build.add_product(b.load(total), value, weight), total)
         for number, (even, odd) in enumerate(zip(*totals, strict=True)):
             place = build.place(out.row(build, item), (column, 4), (number, LANES * 4))
             build.store(b.fadd(b.load(even), b.load(odd)), place)
+
+    return _tile(emit)
+
+
+def fetch_rows(rows: int) -> Any:
+    """Return a function that asks for so many rows of a matrix, from one on, to be brought near.
+
+    Its arrays are (the matrix,), its numbers (the first row,).
+    """
+
+    def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
+        (matrix,), (row,) = matrices, numbers
+        start = matrix.row(build, row)
+        nbytes = build.b.mul(matrix.stride, build.long(rows))
+        with cgutils.for_range(build.b, build.b.udiv(nbytes, build.long(_LINE))) as loop:
+            build.fetch(build.place(start, (loop.index, _LINE)))
 
     return _tile(emit)
 
@@ -258,7 +279,7 @@ def byte_tile(tokens: int, blocks: int) -> Any:
     of bytes and adds them to 16 sums.
     """
 
-    def emit(build: _Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
+    def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
         (weights, row_scales, x, scales, corrections, out), (row, token) = matrices, numbers
         b = build.b
         whole, single = ir.VectorType(_INT, BLOCK), ir.VectorType(_FLOAT, BLOCK)

@@ -1,5 +1,5 @@
-"""Words of a text, numbered and remembered in flat arrays, compiled by Numba: a Python dictionary of as many
-words would take several times as long and hold the interpreter's lock all the while.
+"""Words of a text, numbered and remembered in flat arrays: a Python dictionary of as many words would take several
+times as long and hold the interpreter's lock all the while.
 
 A word is what stands from one place where a text may be cut without changing an id to the next: a newline, a
 mark between two texts, or any spaces and what follows them up to the next of the three.
@@ -7,59 +7,42 @@ mark between two texts, or any spaces and what follows them up to the next of th
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-import numpy.typing as npt
 
-from gencli.compiled import compiled
+from gencli.kernels.compiling import kernel
+from gencli.kernels.memory import AT_ONCE, MARK, Bytes, Counts, Numbers, Slots, Words
 
-Bytes = npt.NDArray[np.uint8]
-Numbers = npt.NDArray[np.int32]
-
-MARK = 0xFE  # between two texts; no byte of UTF-8
 _SPACE, _NEWLINE = 0x20, 0x0A
 _SEED, _PRIME = 0xCBF29CE484222325, 0x100000001B3  # FNV-1a
 _WORD = 0xFFFFFFFFFFFFFFFF
-_AT_ONCE = 128
 _TAG = 0xFFFFFFFF00000000
 
 
-class Words(NamedTuple):
-    """Words by number, in the order in which they were first met, and a hash table that finds them."""
-
-    met: npt.NDArray[np.int64]  # (1,) how many there are
-    slots: npt.NDArray[np.uint64]  # (a power of two,) number + 1 below 32 bits of the hash, or 0
-    starts: Numbers  # (most + 1,) where the bytes of each begin
-    letters: Bytes  # the bytes of all, one after the other
-    id_starts: Numbers  # (most + 1,) where the ids of each begin
-    ids: Numbers  # the ids of all, one after the other
-
-
-def no_words(most: int, nbytes: int) -> Words:
-    """Return room for `most` words of `nbytes` bytes in all; memory is taken as it fills."""
-    return Words(
-        met=np.zeros(1, np.int64),
-        slots=np.zeros(1 << (2 * most - 1).bit_length(), np.uint64),
-        starts=np.zeros(most + 1, np.int32),
-        letters=np.empty(nbytes, np.uint8),
-        id_starts=np.zeros(most + 1, np.int32),
-        ids=np.empty(nbytes + 1, np.int32),  # no piece is shorter than a byte; a mark has two ids
-    )
-
-
-@compiled(nogil=True)
-def numbered(data: Bytes, start: int, words: Words, numbers: Numbers) -> tuple[int, int]:
+@kernel
+def numbered(
+    data: Bytes,
+    start: int,
+    met: Counts,
+    slots: Slots,
+    starts: Numbers,
+    letters: Bytes,
+    id_starts: Numbers,
+    ids: Numbers,
+    numbers: Numbers,
+    ends: Counts,
+    values: Slots,
+    result: Counts,
+) -> None:
     """Write the number of each word from `start` on and remember new words.
 
-    Return how many numbers there are, and where it stopped: at the end, or before a word that has no room.
+    The result is how many numbers there are, and where it stopped: at the end, or before a word that has no room.
+    Ends and values (AT_ONCE) are scratch.
     """
-    ends = np.empty(_AT_ONCE, np.int64)
-    values = np.empty(_AT_ONCE, np.uint64)
+    words = Words(met, slots, starts, letters, id_starts, ids)
     found = 0
     while start < data.size:
         end, count = start, 0
-        while end < data.size and count < _AT_ONCE:
+        while end < data.size and count < AT_ONCE:
             end, values[count] = _word(data, end)
             ends[count] = end
             count += 1
@@ -67,15 +50,16 @@ def numbered(data: Bytes, start: int, words: Words, numbers: Numbers) -> tuple[i
         for place in range(count):
             number = _number(data, start, ends[place], values[place], words)
             if number < 0:
-                return found, start
+                result[0], result[1] = found, start
+                return
             numbers[found] = number
             found += 1
             start = ends[place]
-    return found, start
+    result[0], result[1] = found, start
 
 
-@compiled(nogil=True)
-def _fetch(values: npt.NDArray[np.uint64], words: Words) -> int:
+@kernel
+def _fetch(values: Slots, words: Words) -> int:
     """Touch what looking up these words will read: the processor then waits for many of them at a time."""
     touched = 0
     mask = np.uint64(words.slots.size - 1)
@@ -86,7 +70,7 @@ def _fetch(values: npt.NDArray[np.uint64], words: Words) -> int:
     return touched
 
 
-@compiled(nogil=True)
+@kernel
 def _word(data: Bytes, start: int) -> tuple[int, np.uint64]:
     """Return where the word ends that begins at `start`, and its hash."""
     letter = data[start]
@@ -102,7 +86,7 @@ def _word(data: Bytes, start: int) -> tuple[int, np.uint64]:
     return place, value
 
 
-@compiled(nogil=True)
+@kernel
 def _number(data: Bytes, start: int, end: int, value: np.uint64, words: Words) -> int:
     """Return the number of the word data[start:end], whose hash is `value`; -1 if it is new and has no room."""
     mask = np.uint64(words.slots.size - 1)
@@ -126,7 +110,7 @@ def _number(data: Bytes, start: int, end: int, value: np.uint64, words: Words) -
     return number
 
 
-@compiled(nogil=True)
+@kernel
 def _is_word(data: Bytes, start: int, end: int, number: int, words: Words) -> bool:
     first = words.starts[number]
     same = words.starts[number + 1] - first == end - start
@@ -137,16 +121,28 @@ def _is_word(data: Bytes, start: int, end: int, number: int, words: Words) -> bo
     return bool(same)
 
 
-@compiled(nogil=True)
+@kernel
 def in_parts(
-    words: Words, first: int, part_bytes: int, is_apart: bool, letters: Bytes, starts: Numbers
-) -> tuple[int, int]:
+    met: Counts,
+    slots: Slots,
+    known_starts: Numbers,
+    known_letters: Bytes,
+    id_starts: Numbers,
+    ids: Numbers,
+    first: int,
+    part_bytes: int,
+    is_apart: int,
+    letters: Bytes,
+    starts: Numbers,
+    result: Counts,
+) -> None:
     """Copy the words from number `first` on to `letters`, and write to `starts` where to cut these into parts.
 
-    Return how many bytes and how many parts there are. A part has about `part_bytes`. A word that would grow
+    The result is how many bytes and how many parts there are. A part has about `part_bytes`. A word that would grow
     together with the one before it, because it has no space in front or that one is nothing but spaces, begins
     a part if `is_apart`; otherwise a newline is written before it.
     """
+    words = Words(met, slots, known_starts, known_letters, id_starts, ids)
     size = found = 0
     begun = -part_bytes
     for number in range(first, words.met[0]):
@@ -161,15 +157,15 @@ def in_parts(
         for place in range(start, words.starts[number + 1]):
             letters[size] = words.letters[place]
             size += 1
-    return size, found
+    result[0], result[1] = size, found
 
 
-@compiled(nogil=True)
-def written(numbers: Numbers, words: Words, ids: Numbers) -> int:
-    """Write the ids of the numbered words one after the other, and return how many these are."""
+@kernel
+def written(numbers: Numbers, id_starts: Numbers, known: Numbers, ids: Numbers, result: Counts) -> None:
+    """Write the ids of the numbered words one after the other; the result is how many these are."""
     found = 0
     for number in numbers:
-        for place in range(words.id_starts[number], words.id_starts[number + 1]):
-            ids[found] = words.ids[place]
+        for place in range(id_starts[number], id_starts[number + 1]):
+            ids[found] = known[place]
             found += 1
-    return found
+    result[0] = found

@@ -1,0 +1,1 @@
+"""What is compiled: the innermost loops, written in Numba's Python and in LLVM's own language."""

@@ -1,0 +1,47 @@
+"""Where a model's weights, and the scratch memory of its forward pass, stand in the tables of addresses.
+
+Legend: L layers, V vocabulary, W width, H heads, K key-value heads, D head width, F hidden, M tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+BLOCK = 16  # rows of packed weights that lie side by side
+GROUP = 64  # numbers of a token's vector that share a scale
+LANES = 16  # numbers that the widest vectors of a processor hold
+
+# Weights: a row for each layer, and one for the end; each has two words, its address and that of its scales.
+ATTENTION_NORM, QUERY, KEY, VALUE, QUERY_NORM, KEY_NORM, OUTPUT, MLP_NORM, GATE, UP, DOWN = range(0, 22, 2)
+FINAL_NORM, HEAD = 0, 2
+WEIGHT_WORDS = 22
+
+# Sizes; the slots are what scratch for attention holds: one for each token so far, and one, and whole vectors
+LAYERS, WIDTH, HEADS, SHARED_HEADS, HEAD_WIDTH, HIDDEN, VOCABULARY, SLOTS = range(8)
+
+# Counts of a call
+TOKENS, WANTED, APART = range(3)
+
+# Scratch: a row for each thread; what all threads write is in the first one.
+X, NORMED, NUMBERS, FACTORS, CORRECTIONS, QUERIES, ROOM = range(7)
+RAW_QUERIES, RAW_KEYS, RAW_VALUES, JOINED, CHANGE, GATES, UPS, INNER, LAST = range(7, 16)
+
+
+def whole(number: int, step: int) -> int:
+    """Return the number, or the next one that is so many times a step."""
+    return -(-number // step) * step
+
+
+def scratch_words(sizes: Sequence[int], tokens: int) -> list[int]:
+    """Return how many words of 32 bits each kind of scratch takes for so many tokens."""
+    width, heads, shared, head_width, hidden = sizes[WIDTH:VOCABULARY]
+    attention, keys = heads * head_width, shared * head_width
+    widest = whole(max(width, attention, hidden), GROUP)
+    of_a_token = [
+        width, widest, widest // 4, widest // GROUP, widest // GROUP, attention, 0,
+        whole(attention, BLOCK), whole(keys, BLOCK), whole(keys, BLOCK), attention, whole(width, BLOCK),
+        whole(hidden, BLOCK), whole(hidden, BLOCK), hidden, width,
+    ]  # fmt: skip
+    words = [tokens * each for each in of_a_token]
+    words[ROOM] = 2 * sizes[SLOTS]
+    return words
