@@ -21,6 +21,7 @@ class TimedEngine:
     """Wants the same next token always, and moves a clock by what reading and writing take."""
 
     name = "timed"
+    threads = 1
 
     def __init__(self, tokenizer: Tokenizer, context: int, *, read: float, step: float) -> None:
         self.vocabulary, self.context = tokenizer.vocabulary, context

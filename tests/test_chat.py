@@ -143,6 +143,8 @@ def test_a_system_text_without_room_is_refused(tuned: Path) -> None:
 class Counting:
     """An engine that counts what it reads, and can be interrupted while it does."""
 
+    threads = 1
+
     def __init__(self, engine: Engine) -> None:
         self.name, self.context, self.vocabulary = engine.name, engine.context, engine.vocabulary
         self.engine, self.read, self.breaks = engine, 0, False

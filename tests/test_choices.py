@@ -72,6 +72,7 @@ class Counting:
     """An engine that counts the tokens that it reads."""
 
     name = "counting"
+    threads = 1
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.read, self.stepped = engine, 0, 0

@@ -90,7 +90,7 @@ def test_logits_are_those_of_transformers(shape: Shape, threads: int | None) -> 
     expected = their_logits(shape, tokens)
     engine = engine_of(shape, threads=threads)
     found = [engine.start([tokens[:80]], slots=160)[0]]
-    found += [engine.step([token])[0] for token in tokens[80:]]
+    found += [engine.step([token])[0].copy() for token in tokens[80:]]
     assert_close(found, expected[79:])
     assert engine.lengths == [90]
 
@@ -98,7 +98,7 @@ def test_logits_are_those_of_transformers(shape: Shape, threads: int | None) -> 
 @pytest.mark.parametrize("count", [1, 2, 65, 160])
 def test_the_logits_after_each_token_are_those_of_transformers(count: int) -> None:
     tokens = tokens_of(SHAPE, count)
-    found = np.concatenate(list(engine_of(SHAPE).each(tokens)))
+    found = np.concatenate([logits.copy() for logits in engine_of(SHAPE).each(tokens)])
     assert found.shape == (count, SHAPE.vocabulary)
     assert_close(list(found), their_logits(SHAPE, tokens))
 
@@ -122,11 +122,11 @@ def test_a_row_in_a_batch_is_that_row_alone() -> None:
     prompts = [tokens_of(GROUPED, count, seed=count) for count in (3, 17, 1, 70, 9)]
     batch = engine_of(GROUPED)
     together = [batch.start(prompts, slots=100)]
-    together += [batch.step([turn, turn + 1, turn + 2, turn, 5]) for turn in range(6)]
+    together += [batch.step([turn, turn + 1, turn + 2, turn, 5]).copy() for turn in range(6)]
     for row, prompt in enumerate(prompts):
         alone = engine_of(GROUPED)
         logits = [alone.start([prompt], slots=100)[0]]
-        logits += [alone.step([(turn, turn + 1, turn + 2, turn, 5)[row]])[0] for turn in range(6)]
+        logits += [alone.step([(turn, turn + 1, turn + 2, turn, 5)[row]])[0].copy() for turn in range(6)]
         assert_close(logits, [each[row] for each in together])
     assert batch.lengths == [9, 23, 7, 76, 15]
 

@@ -41,7 +41,7 @@ def engine(request: pytest.FixtureRequest, model_folder: Path) -> Engine:
 class Scripted:
     """An engine that wants the given ids one after the other, in every row."""
 
-    name, context, vocabulary = "scripted", 64, 0
+    name, context, vocabulary, threads = "scripted", 64, 0, 1
 
     def __init__(self, ids: Sequence[int], vocabulary: int) -> None:
         self.ids, self.vocabulary, self.at, self.rows = list(ids), vocabulary, 0, 0

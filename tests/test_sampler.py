@@ -401,7 +401,7 @@ def test_the_compiled_draw_is_that_of_the_filters_one_after_the_other(
     logits[random.integers(size)] = 1.0
     filtered = keep_min_p(keep_top_k(logits, top_k), min_p)
     running = softmax(apply_temperature(filtered, temperature)).cumsum()
-    found = draw(logits, top_k, min_p, np.float32(max(temperature, COLDEST)), uniform)
+    found = draw(logits, top_k, min_p, max(temperature, COLDEST), uniform)
     assert filtered[found] > -np.inf
     before = running[found - 1] if found else 0.0
     assert before - 1e-5 <= uniform <= running[found] + 1e-5

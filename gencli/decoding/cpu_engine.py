@@ -6,6 +6,7 @@ the memory for every token. The embedding and the norms are float32 in both case
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,10 +17,11 @@ from gencli.decoding.cpu_weights import Precision, Weights, placed
 from gencli.errors import UsageError
 from gencli.kernels import layout
 from gencli.kernels.machine_code import Function
+from gencli.kernels.room import LINE, Room, whole
 from gencli.kernels.team import Job, cores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from gencli.model.shape import Shape
 
@@ -28,7 +30,6 @@ IntArray = npt.NDArray[np.int64]
 
 _BLOCK = 64  # tokens of a prompt that go through the layers together
 _NEAR_BYTES = 32 << 20  # weights of at most this size stay in the processor's cache, where threads share them
-_LINE = 16  # words of 32 bits in a line of the processor's cache
 _forward = Function("forward", "forward")
 
 
@@ -79,12 +80,12 @@ class CpuEngine:
         self.context, self.vocabulary = shape.context, shape.vocabulary
         self.lengths: list[int] = []
         self._shape = shape
-        self._threads = cores() if threads is None else max(1, min(threads, cores()))
+        self.threads = cores() if threads is None else max(1, min(threads, cores()))
         self._rows = np.empty(0, dtype=np.int64)
         self._precision, self._slots = precision, 0
         self._weights = placed(shape, weights, precision)
         self._cache = self._empty_cache(0, 0)
-        ways = ["together", "alone"] if self._threads > 1 else ["alone"]
+        ways = ["together", "alone"] if self.threads > 1 else ["alone"]
         near = self._weights.nbytes <= _NEAR_BYTES
         self._prompt_pace, self._step_pace = Pace(ways), Pace(ways)
         self._batch_pace = Pace(["apart", *ways] if near and len(ways) > 1 else ways)
@@ -106,8 +107,7 @@ class CpuEngine:
         for place, prompt in enumerate(prompts):
             row, end = place * copies, len(prompt)
             logits[place] = self._prefilled(np.asarray(prompt, dtype=np.int64), row)
-            for part in self._cache:
-                part[:, row + 1 : row + copies, :, :end] = part[:, row : row + 1, :, :end]
+            self._cache.copy(row, range(row + 1, row + copies), end)
         self.lengths = [len(prompt) for prompt in prompts for _ in range(copies)]
         self._rows = np.arange(len(self.lengths))
         return logits.repeat(copies, axis=0)
@@ -131,6 +131,7 @@ class CpuEngine:
     def step(self, tokens: npt.ArrayLike) -> FloatArray:
         """Append one token to every row; return the logits [B · copies, V] for the next.
 
+        They hold until the engine is asked for more, as do those of `each` and `extend`.
         Raises UsageError when a row's cache is full.
         """
         if max(self.lengths) >= self._slots:
@@ -166,8 +167,7 @@ class CpuEngine:
             place, end = places[number], self.lengths[row]
             if place in taken:
                 places[number] = next(free)
-                for part in self._cache:
-                    part[:, places[number], :, :end] = part[:, place, :, :end]
+                self._cache.copy(place, [places[number]], end)
             taken.add(place)
         self._rows = np.array(places, dtype=np.int64)
         self.lengths = [self.lengths[row] for row in rows]
@@ -182,21 +182,24 @@ class CpuEngine:
 
     def _empty_cache(self, rows: int, slots: int) -> Cache:
         """Return room for keys and values; they are rounded like the weights."""
-        shape = self._shape
-        size = (shape.layers, rows, shape.kv_heads, layout.whole(slots, layout.LANES))
-        kind: Any = np.float32 if self._precision == "float32" else np.int8
-        scales = (*size[:3], 0 if self._precision == "float32" else size[3])
-        return Cache(
-            np.zeros((*size, shape.head_width), kind),
-            np.zeros((*size, layout.whole(shape.head_width, layout.LANES)), kind),
-            np.zeros(scales, np.float32),
-            np.zeros(scales, np.float32),
-        )
+        shape, kind = self._shape, self._weights.kind.dtype
+        slots, width = whole(slots, layout.GROUP), whole(shape.head_width, layout.LANES)
+        every = (shape.layers, rows, shape.kv_heads)
+        if kind == np.uint8:
+            keys = (slots // layout.BLOCK, layout.BLOCK * whole(shape.head_width, layout.KEY_GROUP))
+            values = (width // layout.BLOCK, layout.BLOCK * slots)
+            sizes: Any = (*every, *keys), (*every, *values), (*every, slots)
+        else:
+            sizes = (*every, slots, shape.head_width), (*every, slots, width), (*every, slots)
+        scales = sizes[2] if kind != np.float32 else (*every, 0)
+        arrays = [(sizes[0], kind), (sizes[1], kind), (scales, np.float32), (scales, np.float32)]
+        room = Room(sum(whole(math.prod(size) * np.dtype(kind).itemsize, LINE) for size, kind in arrays))
+        return Cache(*(room.take(size, kind) for size, kind in arrays))
 
     def _use(self, cache: Cache) -> None:
         """Make the forward pass work with this cache."""
         self._cache = cache
-        self._call = _Call(self._shape, self._weights, cache, self._threads)
+        self._call = _Call(self._shape, self._weights, cache, self._slots, self.threads)
 
     def _prefilled(self, prompt: IntArray, row: int, after: int = 0) -> FloatArray:
         """Add a prompt to a row of the cache, block by block; return the logits [V] after it.
@@ -216,47 +219,62 @@ class CpuEngine:
     ) -> FloatArray:
         """Take tokens through the layers; return the logits [wanted, V]."""
         way, started = pace.way(), time.perf_counter()
-        threads = 1 if way == "alone" else self._threads
+        threads = 1 if way == "alone" else self.threads
         logits = self._call(tokens, rows, positions, wanted, threads=threads, apart=way == "apart")
         pace.took(way, (time.perf_counter() - started) / tokens.size)
-        return logits[:, : self.vocabulary].copy()
+        return logits[:, : self.vocabulary]
 
 
 class Cache(NamedTuple):
-    """The keys and values of all tokens so far. S slots and the last D are filled up to whole vectors.
+    """The keys and values of all tokens so far, as compiled attention has them: for each layer, row and head.
 
-    They are float32, or int8 with a scale for each vector.
+    They are float32, or of bytes with a scale for each vector.
     """
 
-    keys: npt.NDArray[Any]  # (L, B, K, S, D)
-    values: npt.NDArray[Any]  # (L, B, K, S, D)
+    keys: npt.NDArray[Any]  # (L, B, K, ...)
+    values: npt.NDArray[Any]  # (L, B, K, ...)
     key_scales: FloatArray  # (L, B, K, S), or with no slots where they are float32
     value_scales: FloatArray  # (L, B, K, S)
+
+    def copy(self, row: int, others: Iterable[int], end: int) -> None:
+        """Copy the first `end` slots of a row, or some more, to others."""
+        blocks, columns = -(-end // layout.BLOCK), layout.BLOCK * whole(end, layout.GROUP)
+        packed = self.keys.dtype == np.uint8
+        for other in others:
+            for part, slots in (
+                (self.keys, blocks if packed else end),
+                (self.key_scales, end),
+                (self.value_scales, end),
+            ):
+                part[:, other, :, :slots] = part[:, row, :, :slots]
+            if packed:
+                self.values[:, other, :, :, :columns] = self.values[:, row, :, :, :columns]
+            else:
+                self.values[:, other, :, :end] = self.values[:, row, :, :end]
 
 
 class _Call:
     """The forward pass with all that it works on, for up to a block of tokens or one token of each row."""
 
-    def __init__(self, shape: Shape, weights: Weights, cache: Cache, threads: int) -> None:
-        rows, slots = cache.keys.shape[1], cache.keys.shape[3]
-        most, vocabulary = max(rows, _BLOCK), layout.whole(shape.vocabulary, layout.BLOCK)
+    def __init__(self, shape: Shape, weights: Weights, cache: Cache, slots: int, threads: int) -> None:
+        rows = cache.keys.shape[1]
+        most, vocabulary = max(rows, _BLOCK), whole(shape.vocabulary, layout.BLOCK)
         self._tokens, self._rows, self._positions, self._wanted = np.zeros((4, most), np.int64)
         self._counts = np.zeros(3, np.int64)
         sizes = (
             shape.layers, shape.width, shape.heads, shape.kv_heads, shape.head_width, shape.hidden,
-            shape.vocabulary, slots + layout.whole(shape.head_width, layout.LANES) + layout.LANES,
+            shape.vocabulary, whole(max(slots + 1, shape.head_width), layout.GROUP),
         )  # fmt: skip
-        words = [layout.whole(each, _LINE) for each in layout.scratch_words(sizes, most)]
-        starts = np.cumsum([0, *words])
-        self._scratch = np.zeros(threads * starts[-1] + _LINE, np.float32)
-        begin = -(-self._scratch.__array_interface__["data"][0] // 64) * 64
-        scratch = begin + 4 * (starts[:-1] + starts[-1] * np.arange(threads)[:, None])
-        self._logits = np.empty((most, vocabulary), np.float32)
+        words = layout.scratch_words(sizes, most)
+        room = Room(threads * sum(whole(4 * each, LINE) for each in words) + 4 * most * vocabulary)
+        self._scratch = [[room.take((each,), np.float32) for each in words] for _ in range(threads)]
+        scratch = [[each.__array_interface__["data"][0] for each in own] for own in self._scratch]
+        self._logits = room.take((most, vocabulary), np.float32)
         epsilon = np.array([shape.norm_epsilon], np.float32)
         self._job = Job(
             _forward, self._tokens, self._rows, self._positions, self._wanted, self._counts, np.array(sizes),
             weights.addresses, weights.kind, weights.embedding, weights.cosines, weights.sines, epsilon, *cache,
-            scratch.astype(np.int64), self._logits, threads=threads,
+            np.array(scratch, np.int64), self._logits, threads=threads,
         )  # fmt: skip
 
     def __call__(

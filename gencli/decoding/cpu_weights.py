@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from gencli.kernels import layout
 from gencli.kernels.machine_code import Function
+from gencli.kernels.room import Room, whole
 from gencli.kernels.team import Job, cores
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ FloatArray = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 Precision = Literal["float32", "int8"]
 
-_LINE = 64  # bytes of the processor's cache
 _VECTORS = {
     layout.ATTENTION_NORM: "input_layernorm",
     layout.QUERY_NORM: "self_attn.q_norm",
@@ -72,7 +72,7 @@ def placed(shape: Shape, weights: Mapping[str, FloatArray], precision: Precision
     addresses = np.zeros((shape.layers + 1, layout.WEIGHT_WORDS), np.int64)
     kept: list[Array] = []
     packs = precision == "int8" and multiplies_bytes()
-    room = _Room(sum(math.prod(_packed_size(*size)) for size in shape.tensors().values()) if packs else 0)
+    room = Room(sum(math.prod(_packed_size(*size)) for size in shape.tensors().values()) if packs else 0)
 
     def put(layer: int, word: int, *arrays: Array) -> None:
         for number, array in enumerate(arrays):
@@ -107,29 +107,15 @@ def _rounded(weights: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
     return np.rint(numbers, out=numbers).astype(np.int8), scales
 
 
-class _Room:
-    """One stretch of memory for all packed matrices: large pages hold it, which a processor finds sooner.
-
-    Each matrix begins with a line of the processor's cache.
-    """
-
-    def __init__(self, nbytes: int) -> None:
-        self._bytes = np.full(nbytes + _LINE, 128, np.uint8)
-        self._next = -self._bytes.__array_interface__["data"][0] % _LINE
-
-    def take(self, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        start, self._next = self._next, self._next + math.prod(size)
-        return self._bytes[start : self._next].reshape(size)
-
-
 def _packed_size(rows: int, columns: int) -> tuple[int, int]:
     """Return the blocks and their bytes: rows filled up to blocks of 16, columns to groups of 64."""
-    return -(-rows // layout.BLOCK), layout.BLOCK * layout.whole(columns, layout.GROUP)
+    return -(-rows // layout.BLOCK), layout.BLOCK * whole(columns, layout.GROUP)
 
 
-def _packed(weights: FloatArray, room: _Room) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+def _packed(weights: FloatArray, room: Room) -> tuple[npt.NDArray[np.uint8], FloatArray]:
     """Return a matrix as packed bytes (blocks, bytes), and the scale of each row."""
-    out = room.take(_packed_size(*weights.shape))
+    out = room.take(_packed_size(*weights.shape), np.uint8)
+    out[:] = 128  # a zero
     scales = np.zeros(len(out) * layout.BLOCK, np.float32)
     Job(_pack, np.ascontiguousarray(weights), out, scales, threads=cores())(cores())
     return out, scales

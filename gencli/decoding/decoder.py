@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from gencli.decoding.filters import exclude
 from gencli.decoding.history import History
 from gencli.decoding.rules import Progress, Rules
-from gencli.decoding.sampler import Sampler, Sampling
+from gencli.decoding.sampler import Sampler, Sampling, draw_rows, not_finite
 from gencli.errors import UsageError
 from gencli.text.tokenizer import TextStream, Tokenizer
 
 if TYPE_CHECKING:
+    from gencli.decoding.draws import RowDraws
     from gencli.decoding.grammar import Grammar
 
 FloatArray = NDArray[np.float32]
@@ -34,6 +35,7 @@ class Engine(Protocol):
     name: str
     context: int
     vocabulary: int
+    threads: int  # that what is done beside it may use
 
     def start(self, prompts: Sequence[Sequence[int]], *, copies: int = 1, slots: int) -> FloatArray:
         """Forget all rows, read each prompt once, keep it `copies` times; return the next logits [B, V].
@@ -42,7 +44,7 @@ class Engine(Protocol):
         """
 
     def step(self, tokens: NDArray[np.int64]) -> FloatArray:
-        """Add one token to every row; return the next logits [B, V]."""
+        """Add one token to every row; return the next logits [B, V], which hold until the next call."""
 
     def extend(self, tokens: Sequence[int], *, after: int) -> FloatArray:
         """Forget all but the first `after` tokens of the only row, read more; return the logits [1, V] then."""
@@ -147,10 +149,12 @@ def generate(
             )
     slots = _slots(engine, rows)
     logits = engine.start(texts, copies=copies, slots=slots)
+    draws = draw_rows(sampling, threads=engine.threads) if sampling.is_plain and rules.is_plain else None
     while rows:
         active = []
+        chosen = _chosen_together(rows, logits, rules, draws) if draws else [None] * len(rows)
         for place, row in enumerate(rows):
-            token = _next(row, logits[place], rules, logprobs)
+            token = _next(row, logits[place], rules, logprobs, chosen[place])
             yield token
             if token.finish is None:
                 active.append(place)
@@ -169,9 +173,12 @@ def generate(
             logits = engine.step(np.array([row.ids[-1] for row in rows], dtype=np.int64))
 
 
-def _next(row: _Row, logits: FloatArray, rules: Rules, logprobs: int | None) -> Token:
-    """Choose the row's next id and take it in."""
-    chosen, row.progress = _chosen(row, logits, rules)
+def _next(row: _Row, logits: FloatArray, rules: Rules, logprobs: int | None, known: int | None) -> Token:
+    """Choose the row's next id, if it is not known, and take it in."""
+    if known is None:
+        chosen, row.progress = _chosen(row, logits, rules)
+    else:
+        chosen, row.progress = known, rules.advanced(row.progress, known)
     row.remaining -= 1
     row.written += 1
     row.ids.append(chosen)
@@ -187,6 +194,17 @@ def _next(row: _Row, logits: FloatArray, rules: Rules, logprobs: int | None) -> 
     likeliest = np.argsort(-own, kind="stable")[:logprobs]
     alternatives = tuple((int(identity), float(own[identity])) for identity in likeliest)
     return token._replace(logprob=float(own[chosen]), alternatives=alternatives)
+
+
+def _chosen_together(
+    rows: Sequence[_Row], logits: FloatArray, rules: Rules, draws: RowDraws
+) -> list[int | None]:
+    """Return the next id of each row, where the sampling and the rules are plain."""
+    added = [rules.excluded(row.progress, row.remaining) for row in rows]
+    chosen = draws.draw(logits, added, [row.sampler.uniform() for row in rows])
+    if min(chosen) < 0:
+        raise not_finite()
+    return [*chosen]
 
 
 def _chosen(row: _Row, logits: FloatArray, rules: Rules) -> tuple[int, Progress]:

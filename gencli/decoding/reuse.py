@@ -22,7 +22,7 @@ class ReusingEngine:
 
     def __init__(self, engine: Engine) -> None:
         self.name, self.context, self.vocabulary = engine.name, engine.context, engine.vocabulary
-        self.read = 0
+        self.threads, self.read = engine.threads, 0
         self._engine = engine
         self._held: list[int] = []
 

@@ -85,13 +85,22 @@ class Rules:
             left = np.where(allowed, logits, EXCLUDED)
         return exclude(left, (self.end,)) if written < self._least else left
 
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether nothing counts but that the text is valid UTF-8."""
+        return self._constraint is None and not self._bans and self._least == 0
+
+    def excluded(self, progress: Progress, remaining: int) -> FloatArray:
+        """Return what to add to the logits [V] so that nothing comes that may not, if the rules are plain."""
+        return self._mask.excluded(progress.state, remaining)
+
     def welcome(self, progress: Progress) -> BoolArray | None:
         """Return whether each id [V] spells nothing banned; None if nothing is."""
         return self._bans.allowed(progress.tail) if self._bans else None
 
     def after(self, progress: Progress, identity: int, remaining: int) -> Progress | None:
         """Return where the text is after an id, None if `remaining` tokens could not complete it any more."""
-        after = self._advanced(progress, identity)
+        after = self.advanced(progress, identity)
         before, place = progress.place, after.place
         if self._constraint is None or before is None or place is None:
             return after
@@ -101,9 +110,10 @@ class Rules:
         """Return the id that begins the known end of the text, or ends it, and where the text is after it."""
         ending = None if progress.place is None else progress.place.ending
         chosen = self.end if ending is None or ending.is_empty() else ending.first()
-        return chosen, self._advanced(progress, chosen)
+        return chosen, self.advanced(progress, chosen)
 
-    def _advanced(self, progress: Progress, identity: int) -> Progress:
+    def advanced(self, progress: Progress, identity: int) -> Progress:
+        """Return where the text is after an id."""
         if identity == self.end:
             return progress
         place = progress.place

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from gencli.decoding.draws import draw
+from gencli.decoding.draws import RowDraws, draw
 from gencli.decoding.filters import (
     COLDEST,
     Bias,
@@ -93,6 +93,14 @@ class Sampling:
         if not all(ids and math.isfinite(number) for ids, number in self.logit_bias):
             raise UsageError("logit-bias must be a finite number for one id or more")
 
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether nothing comes before top-k, min-p and temperature."""
+        return (
+            self.typical_p >= 1 and self.top_p >= 1 and self.repetition_penalty == 1 and self.no_repeat_ngram == 0
+            and self.presence_penalty == self.frequency_penalty == 0 and not self.logit_bias
+        )  # fmt: skip
+
     def history(self, ids: Iterable[int] = ()) -> History:
         """Return a row's record of its ids as these filters need it."""
         return History(ids, window=self.penalty_window, ngram=self.no_repeat_ngram)
@@ -108,6 +116,10 @@ class Sampler:
     def __init__(self, sampling: Sampling, *, seed: int, row: int, prompt: int = 0) -> None:
         self.sampling = sampling
         self._random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, row, prompt])))
+
+    def uniform(self) -> float:
+        """Return the uniform number of the next draw."""
+        return float(self._random.random()) if self.sampling.temperature > 0 else 0.0
 
     def draw(
         self, logits: FloatArray, past: History = _NOTHING, allowed: npt.NDArray[np.bool_] | None = None
@@ -133,17 +145,18 @@ class Sampler:
         temperature = max(sampling.temperature, COLDEST)
         drawn = draw(logits, sampling.top_k, sampling.min_p, temperature, self._random.random())
         if drawn < 0:
-            raise _not_finite()
+            raise not_finite()
         return drawn
 
 
 def check_finite(logits: FloatArray) -> None:
     """Raise ModelError when a logit is not a number or none is finite."""
     if not math.isfinite(logits.max()):
-        raise _not_finite()
+        raise not_finite()
 
 
-def _not_finite() -> ModelError:
+def not_finite() -> ModelError:
+    """Return the error for logits of which one is not a number or none is finite."""
     return ModelError(
         "the model's logits are not finite",
         hint="the weights are damaged or training diverged: go back to an earlier checkpoint",
@@ -159,3 +172,9 @@ def reshaped(
     logits = exclude(logits, past.repeats())
     logits = add_bias(logits, past.ids, sampling.logit_bias)
     return keep_allowed(logits, allowed)
+
+
+def draw_rows(sampling: Sampling, *, threads: int) -> RowDraws:
+    """Return what draws for many rows together, if the sampling is plain."""
+    temperature = max(sampling.temperature, COLDEST) if sampling.temperature > 0 else 0.0
+    return RowDraws(sampling.top_k, sampling.min_p, temperature, threads=threads)

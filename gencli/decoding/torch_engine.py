@@ -19,6 +19,7 @@ class TorchEngine:
     """Prefill and cached steps of a GPT; rows of different lengths share a batch."""
 
     name = "torch"
+    threads = 1
 
     def __init__(self, model: GPT) -> None:
         self.model = model.eval()

@@ -13,28 +13,35 @@ from numba import types
 from numba.extending import overload
 
 from gencli.kernels.compiling import kernel
+from gencli.kernels.layout import BLOCK, GROUP, KEY_GROUP
+from gencli.kernels.products import Rounded, round_vector
 from gencli.kernels.sums import fused, largest_of, largest_size, sum_of, sum_of_squares
-from gencli.kernels.tiles import LANES, column_tile, fetch_rows, row_tile
+from gencli.kernels.tiles import LANES, byte_tile, column_tile, fetch, row_tile
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-CacheArray = npt.NDArray[np.float32] | npt.NDArray[np.int8]
+CacheArray = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 Index = int | np.int64
 
 _weigh_some = row_tile(1, LANES)
 _mix_wide, _mix_some = column_tile(4), column_tile(1)
-_fetch_some = fetch_rows(LANES)
+_key_tile_4, _key_tile_1 = byte_tile(1, 4, group_size=KEY_GROUP), byte_tile(1, 1, group_size=KEY_GROUP)
+_value_tile_4, _value_tile_1 = byte_tile(1, 4), byte_tile(1, 1)
+_fetch = fetch(1)
+_LINE = 64  # bytes of the processor's cache
+_SMALLEST = np.float32(1e-30)  # of scales: those of nothing but zeros
 
 
 class Cache(NamedTuple):
     """The keys and values of all tokens so far, of one layer or, with a dimension more in front, of all.
 
-    They are float32, or int8 with a scale for each vector. S and the last D, of the values, are filled up to
-    whole vectors of the machine.
+    They are float32, or int8 with a scale for each vector; S and the D of the values are filled up to whole vectors
+    of the machine. Or they are packed bytes, as those of products: the keys with the slots as rows, in blocks, the
+    values with the slots as columns.
     """
 
-    keys: CacheArray  # (B, K, S, D)
-    values: CacheArray  # (B, K, S, D)
+    keys: CacheArray  # (B, K, S, D), or (B, K, blocks of 16 slots, bytes)
+    values: CacheArray  # (B, K, S, D), or (B, K, blocks of 16 numbers, bytes)
     key_scales: FloatArray  # (B, K, S), or with no slots where they are float32
     value_scales: FloatArray  # (B, K, S)
 
@@ -94,26 +101,42 @@ def _norm_and_turn(
         out[i + half] = b * cosines[i] + a * sines[i]
 
 
-def _store(place: CacheArray, scales: FloatArray, slot: Index, vector: FloatArray) -> None:
-    """Put a vector into a slot of the cache, as it is or rounded."""
+def _put(keys: CacheArray, values: CacheArray, scales: tuple[FloatArray, FloatArray], slot: Index,
+         key: FloatArray, value: FloatArray) -> None:  # fmt: skip
+    """Put a key and a value into a slot of the cache of a head, as they are or rounded, with their scales."""
 
 
-@overload(_store)
-def _stored(place: Any, scales: Any, slot: Any, vector: Any) -> Any:
-    return _store_whole if place.dtype == types.float32 else _store_rounded
+@overload(_put)
+def _puts(keys: Any, values: Any, scales: Any, slot: Any, key: Any, value: Any) -> Any:
+    if keys.dtype == types.float32:
+        return _put_whole
+    return _put_packed if keys.dtype == types.uint8 else _put_rounded
 
 
-def _store_whole(place: Any, scales: Any, slot: Any, vector: Any) -> None:
-    for i in range(vector.size):
-        place[slot, i] = vector[i]
+def _put_whole(keys: Any, values: Any, scales: Any, slot: Any, key: Any, value: Any) -> None:
+    for i in range(key.size):
+        keys[slot, i], values[slot, i] = key[i], value[i]
 
 
-def _store_rounded(place: Any, scales: Any, slot: Any, vector: Any) -> None:
-    peak = max(largest_size(vector), np.float32(1e-30))
-    inverse = np.float32(127) / peak
-    for i in range(vector.size):
-        place[slot, i] = np.int8(np.rint(vector[i] * inverse))
-    scales[slot] = peak / np.float32(127)
+def _put_rounded(keys: Any, values: Any, scales: Any, slot: Any, key: Any, value: Any) -> None:
+    for vector, place, scale in ((key, keys, scales[0]), (value, values, scales[1])):
+        peak = max(largest_size(vector), _SMALLEST)
+        for i in range(vector.size):
+            place[slot, i] = np.int8(np.rint(vector[i] * (np.float32(127) / peak)))
+        scale[slot] = peak / np.float32(127)
+
+
+def _put_packed(keys: Any, values: Any, scales: Any, slot: Any, key: Any, value: Any) -> None:
+    peak = max(largest_size(key), _SMALLEST)
+    scales[0][slot] = peak / np.float32(127)
+    inverse, block, at = np.float32(127) / peak, keys[slot // BLOCK], slot % BLOCK * 4
+    for i in range(key.size):  # slots are the rows of what a query is multiplied by
+        block[i // 4 * 4 * BLOCK + at + i % 4] = np.uint8(np.int32(np.rint(key[i] * inverse)) + 128)
+    peak = max(largest_size(value), _SMALLEST)
+    scales[1][slot] = peak / np.float32(127)
+    inverse, at = np.float32(127) / peak, slot // 4 * 4 * BLOCK + slot % 4
+    for i in range(value.size):  # and the columns of what their weights are multiplied by
+        values[i // BLOCK, at + i % BLOCK * 4] = np.uint8(np.int32(np.rint(value[i] * inverse)) + 128)
 
 
 def _scale(numbers: FloatArray, scales: FloatArray, cache: CacheArray) -> None:
@@ -149,7 +172,7 @@ def enter(
     """Norm and turn the queries and keys of some tokens; put keys and values into a layer's cache.
 
     The inputs are those of all tokens, (M, H D), (M, K D) and (M, K D) or wider; queries (M H, D) are set. The
-    tables of cosines and sines are (context, D / 2). The room (2, D or more) is scratch.
+    tables of cosines and sines are (context, D / 2). The room (3, D or more) is scratch.
     """
     width, shared = queries.shape[1], cache.keys.shape[1]
     heads, key = queries.shape[0] // inputs[0].shape[0], room[0, :width]
@@ -163,12 +186,11 @@ def enter(
         for head in range(shared):
             vector = inputs[1][token, head * width : (head + 1) * width]
             _norm_and_turn(vector, norms[1], norm_factor(vector, epsilon), turn, key)
-            _store(cache.keys[row, head], cache.key_scales[row, head], position, key)
-            vector = inputs[2][token, head * width : (head + 1) * width]
-            _store(cache.values[row, head], cache.value_scales[row, head], position, vector)
+            value = inputs[2][token, head * width : (head + 1) * width]
+            scales = cache.key_scales[row, head], cache.value_scales[row, head]
+            _put(cache.keys[row, head], cache.values[row, head], scales, position, key, value)
 
 
-@kernel
 def attend(
     first: int,
     end: int,
@@ -176,21 +198,35 @@ def attend(
     cache: Cache,
     places: Places,
     room: FloatArray,
+    rounded: Rounded,
     joined: FloatArray,
 ) -> None:
     """Set some heads of tokens in joined (M, H D) to the values up to that token, weighted by keys and query.
 
-    The items from `first` on are those of queries (M H, D). The room (2, S + 1 or more, filled up to whole vectors)
-    is scratch. The cache is far from the processor, so what comes next is asked for: the values while keys are
-    read, and the next item's keys while values are.
+    The items from `first` on are those of queries (M H, D). The room (3, S + 1 or more, filled up to whole vectors)
+    and the vector of so many rounded numbers are scratch. The cache is far from the processor, so what comes next
+    is asked for: the values while keys are read, and the next item's keys while values are.
     """
+
+
+@overload(attend)
+def _attends(
+    first: Any, end: Any, queries: Any, cache: Any, places: Any, room: Any, rounded: Any, joined: Any
+) -> Any:
+    return _attend_by_bytes if cache[0].dtype == types.uint8 else _attend_by_floats
+
+
+def _attend_by_floats(
+    first: Any, end: Any, queries: Any, cache: Any, places: Any, room: Any, rounded: Any, joined: Any
+) -> None:
     heads = queries.shape[0] // joined.shape[0]
     for item in range(first, end):
         following = min(item + 1, end - 1)
         keys, values = _of_item(item, heads, cache.keys, places), _of_item(item, heads, cache.values, places)
         seen = places.positions[item // heads] + 1
+        lines = LANES * values.shape[1] * values.itemsize // _LINE
         for slot in range(0, seen, LANES):
-            _fetch_some((values,), (slot,))
+            _fetch((values,), (slot, 0, lines))
             _weigh_some((keys, queries[item : item + 1], room), (slot, 0))
         shared = item % heads // (heads // cache.keys.shape[1])
         row = places.rows[item // heads]
@@ -202,6 +238,70 @@ def attend(
         _mix(seen, values, _of_item(following, heads, cache.keys, places), room)
         for i in range(queries.shape[1]):
             joined[item // heads, item % heads * queries.shape[1] + i] = room[1, i] / total
+
+
+def _attend_by_bytes(
+    first: Any, end: Any, queries: Any, cache: Any, places: Any, room: Any, rounded: Any, joined: Any
+) -> None:
+    heads, width = queries.shape[0] // joined.shape[0], queries.shape[1]
+    for item in range(first, end):
+        keys, values = _of_item(item, heads, cache.keys, places), _of_item(item, heads, cache.values, places)
+        shared = item % heads // (heads // cache.keys.shape[1])
+        row, seen = places.rows[item // heads], places.positions[item // heads] + 1
+        _weigh_bytes(
+            seen, queries[item], keys, cache.key_scales[row, shared : shared + 1], values, room, rounded
+        )
+        score = room[0, :seen]
+        total = _raised(score, width)
+        _scale(score, cache.value_scales[row, shared], values)
+        following = _of_item(min(item + 1, end - 1), heads, cache.keys, places)
+        _fetch((following,), (0, 0, (seen + BLOCK - 1) // BLOCK * following.shape[1] // _LINE))
+        _mix_bytes(seen, values, np.float32(1) / total, room, rounded)
+        for i in range(width):
+            joined[item // heads, item % heads * width + i] = room[1, i]
+
+
+@kernel
+def _weigh_bytes(
+    seen: int,
+    query: FloatArray,
+    keys: npt.NDArray[np.uint8],
+    scales: FloatArray,
+    values: npt.NDArray[np.uint8],
+    room: FloatArray,
+    rounded: Rounded,
+) -> None:
+    """Set the first row of the room to a query times packed keys; ask for the values of these slots."""
+    round_vector(query, rounded, 0, KEY_GROUP)
+    groups = (query.size + KEY_GROUP - 1) // KEY_GROUP
+    arrays = (
+        keys, scales, rounded.numbers, rounded.scales[:, :groups], rounded.corrections[:, :groups], room
+    )  # fmt: skip
+    blocks = (seen + BLOCK - 1) // BLOCK
+    for block in range(0, blocks // 4 * 4, 4):
+        for part in range(values.shape[0]):
+            _fetch((values,), (part, block * BLOCK * BLOCK, 4 * BLOCK * BLOCK // _LINE))
+        _key_tile_4(arrays, (block, 0))
+    for block in range(blocks // 4 * 4, blocks):
+        _key_tile_1(arrays, (block, 0))
+
+
+@kernel
+def _mix_bytes(
+    seen: int, values: npt.NDArray[np.uint8], factor: np.float32, room: FloatArray, rounded: Rounded
+) -> None:
+    """Set the second row of the room to packed values weighted by the first one, times a factor."""
+    round_vector(room[0, :seen], rounded, 0, GROUP)
+    groups, parts = (seen + GROUP - 1) // GROUP, values.shape[0]
+    for i in range(parts * BLOCK):
+        room[2, i] = factor
+    arrays = (
+        values, room[2:], rounded.numbers, rounded.scales[:, :groups], rounded.corrections[:, :groups], room[1:]
+    )  # fmt: skip
+    for part in range(0, parts // 4 * 4, 4):
+        _value_tile_4(arrays, (part, 0))
+    for part in range(parts // 4 * 4, parts):
+        _value_tile_1(arrays, (part, 0))
 
 
 @kernel

@@ -10,10 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gencli.kernels.attention import FloatArray, IntArray, exponential
-from gencli.kernels.compiling import kernel
+from gencli.kernels.compiling import kernel, matrix_at
+from gencli.kernels.crew import THREADS, share
+from gencli.kernels.sums import largest_of, sum_of
 
 Numbers = npt.NDArray[np.float64]
 
+_BLOCK = 64  # logits that are passed over together
 _LEAST = np.float32(-87)  # below, e to the power of it is 0 in float32
 
 
@@ -35,6 +38,61 @@ def _sunk(heap: FloatArray, number: np.float32) -> None:
 
 
 @kernel
+def _threshold(logits: FloatArray, heap: FloatArray) -> np.float32:
+    """Return the least of the highest logits, as many as the heap holds."""
+    for place in range(heap.size):
+        heap[place] = np.float32(-np.inf)
+    for start in range(0, logits.size, _BLOCK):
+        some = logits[start : start + _BLOCK]
+        if largest_of(some) > heap[0]:
+            for logit in some:
+                if logit > heap[0]:
+                    _sunk(heap, logit)
+    return heap[0]
+
+
+@kernel
+def draw_rows(
+    places: IntArray,
+    columns: int,
+    counts: IntArray,
+    numbers: Numbers,
+    logits: FloatArray,
+    ids: IntArray,
+    weights: FloatArray,
+    job: IntArray,
+    thread: int,
+) -> None:
+    """Draw an id for each row of counts (B, 2) and numbers (B, 3), as `draw` does.
+
+    Places (B, 2) are the addresses of a row's logits [V] and of what is added to them before. Logits, ids and weights
+    [threads, V] are scratch. At temperature 0 the id is that of the largest logit.
+    """
+    first, end = share(counts.shape[0], thread, job[THREADS])
+    for row in range(first, end):
+        given = matrix_at(places[row, 0], 1, columns, np.float32)[0]
+        added = matrix_at(places[row, 1], 1, columns, np.float32)[0]
+        for identity in range(columns):
+            logits[thread, identity] = given[identity] + added[identity]
+        if numbers[row, 1] > 0:
+            draw(logits[thread], counts[row], numbers[row], ids[thread], weights[thread])
+        else:
+            counts[row, 1] = _largest(logits[thread])
+
+
+@kernel
+def _largest(logits: FloatArray) -> int:
+    """Return the first id of the largest logit; -1 where a logit is no number or infinite, or none is finite."""
+    peak = largest_of(logits)
+    if np.isnan(sum_of(logits)) or not np.isfinite(peak):
+        return -1
+    for identity in range(logits.size):
+        if logits[identity] == peak:
+            return identity
+    return -1
+
+
+@kernel
 def draw(logits: FloatArray, counts: IntArray, numbers: Numbers, ids: IntArray, weights: FloatArray) -> None:
     """Set counts[1] to the id at which the running sum of the probabilities passes the share numbers[2] (below 1).
 
@@ -43,25 +101,19 @@ def draw(logits: FloatArray, counts: IntArray, numbers: Numbers, ids: IntArray, 
     It is -1 where a logit is no number or infinite, or none is finite. The ids and weights [V] are scratch.
     """
     top_k, least_share, temperature = counts[0], numbers[0], np.float32(numbers[1])
-    threshold = np.float32(-np.inf)
-    if 0 < top_k < logits.size:
-        heap = weights[:top_k]
-        for place in range(top_k):
-            heap[place] = np.float32(-np.inf)
-        for logit in logits:
-            if logit > heap[0]:
-                _sunk(heap, logit)
-        threshold = heap[0]
-    count, peak = 0, np.float32(-np.inf)
     counts[1] = -1
-    for identity in range(logits.size):
-        logit = logits[identity]
-        if np.isnan(logit):
-            return
-        if logit >= threshold and logit > np.float32(-np.inf):
-            ids[count], weights[count] = identity, logit
-            count += 1
-            peak = max(peak, logit)
+    if np.isnan(sum_of(logits)):
+        return
+    threshold = _threshold(logits, weights[:top_k]) if 0 < top_k < logits.size else np.float32(-np.inf)
+    count, peak = 0, largest_of(logits)
+    for start in range(0, logits.size, _BLOCK):
+        end = min(start + _BLOCK, logits.size)
+        if largest_of(logits[start:end]) >= threshold:
+            for identity in range(start, end):
+                logit = logits[identity]
+                if logit >= threshold and logit > np.float32(-np.inf):
+                    ids[count], weights[count] = identity, logit
+                    count += 1
     if not np.isfinite(peak):
         return
     floor = peak + np.float32(np.log(least_share)) if least_share > 0 else np.float32(-np.inf)

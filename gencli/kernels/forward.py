@@ -131,7 +131,13 @@ def _attention(
     )
     meet(work.job, work.threads)
     queries = matrix_at(work.own[layout.QUERIES], count * heads, head_width, np.float32)
-    scratch = matrix_at(work.private[layout.ROOM], 2, model.sizes[layout.SLOTS], np.float32)
+    slots = model.sizes[layout.SLOTS]
+    scratch = matrix_at(work.private[layout.ROOM], layout.ROOM_ROWS, slots, np.float32)
+    seen = Rounded(
+        matrix_at(work.private[layout.SEEN_NUMBERS], 1, slots, np.int8),
+        matrix_at(work.private[layout.SEEN_FACTORS], 1, slots // layout.KEY_GROUP, np.float32),
+        matrix_at(work.private[layout.SEEN_CORRECTIONS], 1, slots // layout.KEY_GROUP, np.int32),
+    )
     norms = (
         matrix_at(weights[layout.QUERY_NORM], 1, head_width, np.float32)[0],
         matrix_at(weights[layout.KEY_NORM], 1, head_width, np.float32)[0],
@@ -141,7 +147,7 @@ def _attention(
     _wait(work)
     joined = matrix_at(work.common[layout.JOINED], count, attention, np.float32)
     first, end = share(count * heads, work.thread, work.threads)
-    attend(first, end, queries, cache, places, scratch, joined)
+    attend(first, end, queries, cache, places, scratch, seen, joined)
     meet(work.job, work.threads)
     room = _room(work.own, count, attention)
     rounded(joined, work.first, work.end, room, model.like)

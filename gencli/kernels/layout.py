@@ -7,29 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gencli.kernels.room import whole
+
 BLOCK = 16  # rows of packed weights that lie side by side
 GROUP = 64  # numbers of a token's vector that share a scale
 LANES = 16  # numbers that the widest vectors of a processor hold
+KEY_GROUP = 32  # numbers of a query that share a scale
 
 # Weights: a row for each layer, and one for the end; each has two words, its address and that of its scales.
 ATTENTION_NORM, QUERY, KEY, VALUE, QUERY_NORM, KEY_NORM, OUTPUT, MLP_NORM, GATE, UP, DOWN = range(0, 22, 2)
 FINAL_NORM, HEAD = 0, 2
 WEIGHT_WORDS = 22
 
-# Sizes; the slots are what scratch for attention holds: one for each token so far, and one, and whole vectors
+# Sizes; the slots are what scratch for attention holds: as many as a row of the
+# cache has, and a group
 LAYERS, WIDTH, HEADS, SHARED_HEADS, HEAD_WIDTH, HIDDEN, VOCABULARY, SLOTS = range(8)
 
 # Counts of a call
 TOKENS, WANTED, APART = range(3)
 
+ROOM_ROWS = 3  # of scratch for attention
+
 # Scratch: a row for each thread; what all threads write is in the first one.
 X, NORMED, NUMBERS, FACTORS, CORRECTIONS, QUERIES, ROOM = range(7)
 RAW_QUERIES, RAW_KEYS, RAW_VALUES, JOINED, CHANGE, GATES, UPS, INNER, LAST = range(7, 16)
-
-
-def whole(number: int, step: int) -> int:
-    """Return the number, or the next one that is so many times a step."""
-    return -(-number // step) * step
+SEEN_NUMBERS, SEEN_FACTORS, SEEN_CORRECTIONS = range(16, 19)  # a vector of slots, or a query, rounded
 
 
 def scratch_words(sizes: Sequence[int], tokens: int) -> list[int]:
@@ -40,8 +42,10 @@ def scratch_words(sizes: Sequence[int], tokens: int) -> list[int]:
     of_a_token = [
         width, widest, widest // 4, widest // GROUP, widest // GROUP, attention, 0,
         whole(attention, BLOCK), whole(keys, BLOCK), whole(keys, BLOCK), attention, whole(width, BLOCK),
-        whole(hidden, BLOCK), whole(hidden, BLOCK), hidden, width,
+        whole(hidden, BLOCK), whole(hidden, BLOCK), hidden, width, 0, 0, 0,
     ]  # fmt: skip
     words = [tokens * each for each in of_a_token]
-    words[ROOM] = 2 * sizes[SLOTS]
+    words[ROOM] = ROOM_ROWS * sizes[SLOTS]
+    words[SEEN_NUMBERS] = sizes[SLOTS] // 4
+    words[SEEN_FACTORS] = words[SEEN_CORRECTIONS] = sizes[SLOTS] // KEY_GROUP
     return words

@@ -80,25 +80,29 @@ def _leave(x: Any, first: Any, end: Any, room: Any, like: Any) -> None:
 
 
 def _round(x: Any, first: Any, end: Any, room: Any, like: Any) -> None:
-    width = x.shape[1]
-    groups = (width + GROUP - 1) // GROUP
     for token in range(first, end):
-        numbers = room.numbers[token]
-        for group in range(groups):
-            start = group * GROUP
-            stop = min(start + GROUP, width)
-            vector = x[token, start:stop]
-            scale = largest_size(vector) / np.float32(127)
-            inverse = np.float32(1) / scale if scale > _SMALLEST else np.float32(0)
-            total = np.int32(0)
-            for i in range(vector.size):
-                number = np.int32(np.rint(vector[i] * inverse))
-                numbers[start + i] = np.int8(number)
-                total += number
-            for i in range(stop, start + GROUP):
-                numbers[i] = 0
-            room.scales[token, group] = scale
-            room.corrections[token, group] = np.int32(-128) * total
+        round_vector(x[token], room, token, GROUP)
+
+
+@kernel
+def round_vector(vector: FloatArray, room: Rounded, row: int, group_size: int) -> None:
+    """Set a row of rounded vectors; the last group is filled up with zeros."""
+    numbers = room.numbers[row]
+    for group in range((vector.size + group_size - 1) // group_size):
+        start = group * group_size
+        stop = min(start + group_size, vector.size)
+        part_of_it = vector[start:stop]
+        scale = largest_size(part_of_it) / np.float32(127)
+        inverse = np.float32(1) / scale if scale > _SMALLEST else np.float32(0)
+        total = np.int32(0)
+        for i in range(part_of_it.size):
+            number = np.int32(np.rint(part_of_it[i] * inverse))
+            numbers[start + i] = np.int8(number)
+            total += number
+        for i in range(stop, start + group_size):
+            numbers[i] = 0
+        room.scales[row, group] = scale
+        room.corrections[row, group] = np.int32(-128) * total
 
 
 @kernel

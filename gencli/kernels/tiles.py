@@ -254,23 +254,24 @@ def column_tile(vectors: int) -> Any:
     return _tile(emit)
 
 
-def fetch_rows(rows: int) -> Any:
-    """Return a function that asks for so many rows of a matrix, from one on, to be brought near.
+def fetch(lines: int) -> Any:
+    """Return a function that asks for a part of a row of a matrix to be brought near, and the rows after it.
 
-    Its arrays are (the matrix,), its numbers (the first row,).
+    Its arrays are (the matrix,), its numbers the row, the first byte in it, and how often `lines` of the processor's
+    cache are wanted.
     """
 
     def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
-        (matrix,), (row,) = matrices, numbers
-        start = matrix.row(build, row)
-        nbytes = build.b.mul(matrix.stride, build.long(rows))
-        with cgutils.for_range(build.b, build.b.udiv(nbytes, build.long(_LINE))) as loop:
-            build.fetch(build.place(start, (loop.index, _LINE)))
+        (matrix,), (row, first, times) = matrices, numbers
+        start = build.place(matrix.row(build, row), (first, 1))
+        with cgutils.for_range(build.b, times) as loop:
+            for line in range(lines):
+                build.fetch(build.place(start, (loop.index, lines * _LINE), (line, _LINE)))
 
     return _tile(emit)
 
 
-def byte_tile(tokens: int, blocks: int) -> Any:
+def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP) -> Any:
     """Return a function that sets out (T, R blocks of 16) to bytes of x times packed bytes of weights, scaled.
 
     Its arrays are (weights, their rows' scales, x, the scales of its groups, their corrections, out). A block
@@ -291,11 +292,13 @@ def byte_tile(tokens: int, blocks: int) -> Any:
         totals = [cgutils.alloca_once_value(b, zero) for _ in places]
         with cgutils.for_range(b, scales.columns) as loop:
             group = loop.index
-            lefts = [build.place(weights.row(build, row, r), (group, BLOCK * GROUP)) for r in range(blocks)]
-            rights = [build.place(x.row(build, token, t), (group, GROUP)) for t in range(tokens)]
+            lefts = [
+                build.place(weights.row(build, row, r), (group, BLOCK * group_size)) for r in range(blocks)
+            ]
+            rights = [build.place(x.row(build, token, t), (group, group_size)) for t in range(tokens)]
             starts = [build.place(corrections.row(build, token, t), (group, 4)) for t in range(tokens)]
             sums = {(t, r): build.spread(build.load(_INT, starts[t]), BLOCK) for t, r in places}
-            for four in range(GROUP // 4):
+            for four in range(group_size // 4):
                 left = [build.load(whole, build.place(start, (four, BLOCK * 4))) for start in lefts]
                 for t in range(tokens):
                     right = build.spread(build.load(_INT, build.place(rights[t], (four, 4))), BLOCK)

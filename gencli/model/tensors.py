@@ -9,8 +9,10 @@ with the shape of the model, so that no number in it makes anything large.
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -21,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gencli.errors import MachineError, ModelError
+from gencli.kernels.room import LINE, Room, whole
 from gencli.text.json_lines import parsed_file, spelled
 from gencli.text.magic import misnamed_kind
 
@@ -83,16 +86,19 @@ class TensorFile:
                 )
 
     def arrays(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Yield each tensor with its name, as float32. Raises ModelError for what is no finite number."""
+        """Yield each tensor with its name, as float32. Raises ModelError for what is no finite number.
+
+        All stand in one stretch of memory: large pages hold it, which a processor finds sooner.
+        """
+        room = Room(sum(whole(4 * prod(stored.shape), LINE) for stored in self.tensors.values()))
         with _told(self.path), self.path.open("rb", buffering=0) as file:
             for name, stored in self.tensors.items():
+                array = room.take((prod(stored.shape),), np.float32)
                 file.seek(self.data_at + stored.start)
-                raw = np.fromfile(file, _NUMBERS[stored.dtype], prod(stored.shape))
-                if raw.size != prod(stored.shape):
+                if not _filled(array, file, stored.dtype):
                     raise ModelError(
                         "the file became shorter while it was read", where=str(self.path), hint=_AGAIN
                     )
-                array = _single(raw, stored.dtype)
                 with np.errstate(invalid="ignore"):
                     is_finite = bool(np.isfinite(array.sum(dtype=np.float64)))
                 if not is_finite:
@@ -102,6 +108,17 @@ class TensorFile:
                         hint="use an earlier copy of the model: this one can't write text",
                     )
                 yield name, array.reshape(stored.shape)
+
+
+def _filled(array: NDArray[np.float32], file: io.FileIO, dtype: str) -> bool:
+    """Fill an array with the next numbers of a file; return whether there are so many."""
+    raw = array if dtype == "F32" and sys.byteorder == "little" else np.empty(array.size, _NUMBERS[dtype])
+    view, read = memoryview(raw).cast("B") if raw.size else memoryview(b""), 0
+    while read < len(view) and (more := file.readinto(view[read:])):
+        read += more
+    if raw is not array:
+        array[:] = _single(raw, dtype)
+    return read == len(view)
 
 
 def open_tensors(path: Path) -> TensorFile:

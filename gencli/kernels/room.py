@@ -1,0 +1,39 @@
+"""Memory for large arrays, in large pages where the system has them: a processor finds what stands in them sooner."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+LINE = 64  # bytes of the processor's cache
+
+
+def whole(number: int, step: int) -> int:
+    """Return the number, or the next one that is so many times a step."""
+    return -(-number // step) * step
+
+
+class Room:
+    """One stretch of memory for several arrays, each of which begins with a line of the processor's cache.
+
+    It is all zeros, and taken from the system only as it is written to. `nbytes` are those of all arrays and up to
+    a line for each.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        memory = mmap.mmap(-1, max(nbytes, 1))
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        self._bytes = np.frombuffer(memory, np.uint8)
+        self._next = 0
+
+    def take(self, size: Sequence[int], kind: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Return the next array of this size."""
+        start, nbytes = self._next, math.prod(size) * np.dtype(kind).itemsize
+        self._next += whole(nbytes, LINE)
+        return self._bytes[start : start + nbytes].view(kind).reshape(size)
