@@ -34,7 +34,7 @@ FREE = Sampling(temperature=1.0, top_k=0)
 class Noise:
     """An engine whose logits are drawn: every row its own, the same whatever rows stand beside it."""
 
-    name, context = "noise", 64
+    name, context, threads = "noise", 64, 1
 
     def __init__(self, tokenizer: Tokenizer, seed: int, rising: str = "") -> None:
         self.vocabulary, self._seed, self._numbers, self._step = tokenizer.vocabulary, seed, [0], 0

@@ -18,7 +18,7 @@ from gencli.errors import UsageError
 from gencli.kernels import layout
 from gencli.kernels.machine_code import Function
 from gencli.kernels.room import LINE, Room, whole
-from gencli.kernels.team import Job, cores
+from gencli.kernels.team import Job, cores, summon
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,6 +29,7 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 _BLOCK = 64  # tokens of a prompt that go through the layers together
+_SHORT = 16  # tokens of a prompt that are read before a helper could come
 _NEAR_BYTES = 32 << 20  # weights of at most this size stay in the processor's cache, where threads share them
 _forward = Function("forward", "forward")
 
@@ -101,8 +102,10 @@ class CpuEngine:
         for prompt in prompts:
             if not 0 < len(prompt) <= slots:
                 raise UsageError(f"a prompt must have from 1 to {slots} tokens here, not {len(prompt)}")
-        self._slots = slots
-        self._use(self._empty_cache(len(prompts) * copies, slots))
+        rows = len(prompts) * copies
+        if (rows, slots) != (self._cache.keys.shape[1], self._slots):
+            self._slots = slots
+            self._use(self._empty_cache(rows, slots))
         logits = np.empty((len(prompts), self.vocabulary), dtype=np.float32)
         for place, prompt in enumerate(prompts):
             row, end = place * copies, len(prompt)
@@ -191,10 +194,11 @@ class CpuEngine:
             sizes: Any = (*every, *keys), (*every, *values), (*every, slots)
         else:
             sizes = (*every, slots, shape.head_width), (*every, slots, width), (*every, slots)
-        scales = sizes[2] if kind != np.float32 else (*every, 0)
-        arrays = [(sizes[0], kind), (sizes[1], kind), (scales, np.float32), (scales, np.float32)]
-        room = Room(sum(whole(math.prod(size) * np.dtype(kind).itemsize, LINE) for size, kind in arrays))
-        return Cache(*(room.take(size, kind) for size, kind in arrays))
+        scales: tuple[int, ...] = sizes[2] if kind != np.float32 else (*every, 0)
+        single = np.dtype(np.float32)
+        arrays = [(sizes[0], kind), (sizes[1], kind), (scales, single), (scales, single)]
+        room = Room(sum(whole(math.prod(size) * each.itemsize, LINE) for size, each in arrays))
+        return Cache(*(room.take(size, each) for size, each in arrays))
 
     def _use(self, cache: Cache) -> None:
         """Make the forward pass work with this cache."""
@@ -206,6 +210,8 @@ class CpuEngine:
 
         It comes after so many tokens that the row holds.
         """
+        if prompt.size > _SHORT:
+            summon(self.threads)
         for start in range(0, prompt.size, _BLOCK):
             block = prompt[start : start + _BLOCK]
             positions = np.arange(after + start, after + start + block.size)

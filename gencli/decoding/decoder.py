@@ -134,19 +134,9 @@ def generate(
             yield Slide(number * copies, dropped)
         texts.append(ids)
         for copy in range(copies):
-            place = number * copies + copy
-            rows.append(
-                _Row(
-                    place,
-                    list(ids),
-                    Sampler(sampling, seed=seed, row=copy, prompt=numbers[number] if numbers else number),
-                    TextStream(tokenizer),
-                    _StopStrings(stop),
-                    sampling.history(prompt),
-                    progress,
-                    max_new_tokens,
-                )
-            )
+            sampler = Sampler(sampling, seed=seed, row=copy, prompt=numbers[number] if numbers else number)
+            parts = sampler, TextStream(tokenizer), _StopStrings(stop), sampling.history(prompt), progress
+            rows.append(_Row(number * copies + copy, list(ids), *parts, remaining=max_new_tokens))
     slots = _slots(engine, rows)
     logits = engine.start(texts, copies=copies, slots=slots)
     draws = draw_rows(sampling, threads=engine.threads) if sampling.is_plain and rules.is_plain else None

@@ -265,9 +265,9 @@ def _attend_by_bytes(
 def _weigh_bytes(
     seen: int,
     query: FloatArray,
-    keys: npt.NDArray[np.uint8],
+    keys: CacheArray,
     scales: FloatArray,
-    values: npt.NDArray[np.uint8],
+    values: CacheArray,
     room: FloatArray,
     rounded: Rounded,
 ) -> None:
@@ -287,9 +287,7 @@ def _weigh_bytes(
 
 
 @kernel
-def _mix_bytes(
-    seen: int, values: npt.NDArray[np.uint8], factor: np.float32, room: FloatArray, rounded: Rounded
-) -> None:
+def _mix_bytes(seen: int, values: CacheArray, factor: np.float32, room: FloatArray, rounded: Rounded) -> None:
     """Set the second row of the room to packed values weighted by the first one, times a factor."""
     round_vector(room[0, :seen], rounded, 0, GROUP)
     groups, parts = (seen + GROUP - 1) // GROUP, values.shape[0]

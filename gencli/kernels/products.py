@@ -110,18 +110,17 @@ def _rows(arrays: Any, first: int, last: int) -> None:
     """Multiply the rows from `first` to `last` of a matrix by all tokens."""
     count = arrays[1].shape[0]
     by_tokens, by_rows = count // TOKENS * TOKENS, first + (last - first) // 4 * 4
-    for row in range(first, by_rows, 4):
-        for token in range(0, by_tokens, TOKENS):
+    for token in range(0, by_tokens, TOKENS):
+        for row in range(first, by_rows, 4):
             _row_tile_tr(arrays, (row, token))
-    for row in range(by_rows, last):
-        for token in range(0, by_tokens, TOKENS):
+        for row in range(by_rows, last):
             _row_tile_t1(arrays, (row, token))
+    by_chunks = first + (last - first) // _CHUNK * _CHUNK
     for token in range(by_tokens, count):
-        if last - first == _CHUNK:
-            _row_tile_1r(arrays, (first, token))
-        else:
-            for row in range(first, last):
-                _row_tile_11(arrays, (row, token))
+        for row in range(first, by_chunks, _CHUNK):
+            _row_tile_1r(arrays, (row, token))
+        for row in range(by_chunks, last):
+            _row_tile_11(arrays, (row, token))
 
 
 @kernel
@@ -177,8 +176,9 @@ def _by_rows(
 ) -> None:
     weights = matrix_at(place[0], rows, x.shape[1], like)
     start, end = part(rows, thread, threads)
-    for first in range(start, end, _CHUNK):
-        _rows((weights, x, out), first, min(first + _CHUNK, end))
+    step = _CHUNK if x.shape[0] < TOKENS else 2 * _CHUNK
+    for first in range(start, end, step):
+        _rows((weights, x, out), first, min(first + step, end))
 
 
 def _by_rounded_rows(

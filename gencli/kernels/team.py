@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from gencli.kernels.machine_code import Argument, Call, Function
 
 _WORDS = 8  # of a helper: a line of the processor's cache
 _PATIENCE = 50_000  # turns
+_MOMENT = 1e-4  # seconds
 _serve, _run = Function("crew", "serve"), Function("crew", "run")
 
 
@@ -42,11 +44,14 @@ class _Helpers:
             awake.clear()
             serve()
 
-    def wake(self, many: int) -> None:
-        """Wake those of the first helpers who sleep; they will be there for the next job."""
-        for words, awake in zip(self.words[:many], self._awake, strict=False):
-            if words[0] == 0:
-                awake.set()
+    def wake(self, many: int) -> bool:
+        """Wake those of the first helpers who sleep, and tell whether any did."""
+        asleep = [
+            awake for words, awake in zip(self.words[:many], self._awake, strict=False) if words[0] == 0
+        ]
+        for awake in asleep:
+            awake.set()
+        return bool(asleep)
 
 
 _lock = threading.Lock()
@@ -61,6 +66,13 @@ def _helpers_of(process: int) -> _Helpers:
 def _all_helpers() -> _Helpers:
     with _lock:
         return _helpers_of(os.getpid())
+
+
+def summon(threads: int) -> None:
+    """Have helpers ready for a long job: those that sleep are woken, and given a moment to come."""
+    helpers = _all_helpers() if threads > 1 else None
+    if helpers is not None and helpers.wake(threads - 1):
+        time.sleep(_MOMENT)
 
 
 class Job:

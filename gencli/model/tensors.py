@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TypeGuard
+from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,8 +112,10 @@ class TensorFile:
 
 def _filled(array: NDArray[np.float32], file: io.FileIO, dtype: str) -> bool:
     """Fill an array with the next numbers of a file; return whether there are so many."""
-    raw = array if dtype == "F32" and sys.byteorder == "little" else np.empty(array.size, _NUMBERS[dtype])
-    view, read = memoryview(raw).cast("B") if raw.size else memoryview(b""), 0
+    raw: NDArray[Any] = (
+        array if dtype == "F32" and sys.byteorder == "little" else np.empty(array.size, _NUMBERS[dtype])
+    )
+    view, read = raw.view(np.uint8).data, 0
     while read < len(view) and (more := file.readinto(view[read:])):
         read += more
     if raw is not array:
