@@ -21,6 +21,7 @@ from numba import njit
 import gencli
 from gencli.kernels import sums, team
 from gencli.kernels.machine_code import Function
+from gencli.kernels.room import LINE, Room
 from gencli.kernels.team import Job, cores
 
 ROOT = Path(gencli.__file__).parent.parent
@@ -175,3 +176,12 @@ def test_many_numbers_become_one(numbers: Any) -> None:
     assert found[0] == pytest.approx(exact.sum(), abs=1e-5 * sizes.sum() + 1e-30)
     assert found[1] == pytest.approx((exact**2).sum(), rel=1e-5, abs=1e-30)
     assert found[2] == exact.max() and found[3] == sizes.max()
+
+
+def test_room_is_zero_and_begins_with_lines() -> None:
+    room = Room(3 * LINE + 4 * 100)
+    first, second = room.take((3, 5), np.uint8), room.take((2, 50), np.float32)
+    for array in (first, second):
+        assert array.ctypes.data % LINE == 0 and not array.any()
+    first[:], second[:] = 7, 1.5
+    assert (first == 7).all() and (second == 1.5).all()

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from gencli.decoding import sampler
-from gencli.decoding.draws import draw
+from gencli.decoding.draws import RowDraws, draw
 from gencli.decoding.filters import (
     COLDEST,
     FloatArray,
@@ -405,3 +405,40 @@ def test_the_compiled_draw_is_that_of_the_filters_one_after_the_other(
     assert filtered[found] > -np.inf
     before = running[found - 1] if found else 0.0
     assert before - 1e-5 <= uniform <= running[found] + 1e-5
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 1000),
+    rows=st.integers(1, 5),
+    top_k=st.sampled_from([0, 1, 7, 50]),
+    min_p=st.sampled_from([0.0, 0.1]),
+    temperature=st.sampled_from([0.0, 0.3, 1.0]),
+    threads=st.integers(1, 2),
+)
+def test_rows_are_drawn_together_as_each_alone(
+    seed: int, rows: int, top_k: int, min_p: float, temperature: float, threads: int
+) -> None:
+    random = np.random.default_rng(seed)
+    wide = random.normal(0, 3, (rows, 150)).astype(np.float32)
+    logits = wide[:, :131]  # as an engine gives them: rows that are longer than the vocabulary
+    added = [np.where(random.random(131) < 0.2, np.float32(-np.inf), np.float32(0)) for _ in range(rows)]
+    uniforms = random.random(rows).tolist()
+    draws = RowDraws(top_k, min_p, temperature, threads=threads)
+    found = draws.draw(logits, added, uniforms)
+    for row in range(rows):
+        left = logits[row] + added[row]
+        if temperature:
+            assert found[row] == draw(left, top_k, min_p, temperature, uniforms[row])
+        else:
+            assert found[row] == left.argmax()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_row_of_logits_that_are_not_finite_is_told(temperature: float, wrong: float) -> None:
+    logits = np.array([[0.0, 1.0, 2.0], [0.0, wrong, 1.0], [-np.inf] * 3], np.float32)
+    nothing = np.zeros(3, np.float32)
+    found = RowDraws(0, 0.0, temperature, threads=1).draw(logits, [nothing] * 3, [0.5] * 3)
+    assert found[0] >= 0 and found[1:] == [-1, -1]
+    assert draw(logits[1], 0, 0.0, 0.8, 0.5) == draw(logits[2], 2, 0.0, 0.8, 0.5) == -1
