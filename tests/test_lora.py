@@ -17,6 +17,7 @@ from gencli.model.adapter import ADAPTER, ADAPTER_CONFIG, MATRICES, Adapter
 from gencli.model.folder import WEIGHTS, open_model
 from gencli.model.gpt import GPT
 from gencli.model.lora import Adapted, adapt, learned, merged, updates
+from gencli.storage import digest_of
 from gencli.training import checkpoint
 from gencli.training.events import Done, Stopped
 from gencli.training.loop import Run, fit
@@ -216,3 +217,17 @@ def test_flags_that_need_each_other(cli: Cli, tmp_path: Path, pairs: Path, model
     outcome = cli("finetune", pairs, "-m", model_folder, "-o", tmp_path / "m", "--adapter")
     assert outcome.code == 2 and "--lora 8 --adapter" in outcome.err
     assert not (tmp_path / "m" / WEIGHTS).exists()
+
+
+def test_an_adapter_is_aligned_like_a_whole_model(cli: Cli, tmp_path: Path, kept: Path) -> None:
+    preferences = jsonl(
+        tmp_path / "preferences.jsonl",
+        *({"prompt": f"강 {n}?", "chosen": "river " * (1 + n % 3), "rejected": "바다"} for n in range(20)),
+    )
+    outcome = cli(
+        "align", preferences, "-m", kept, "-o", tmp_path / "aligned", "--method", "dpo", "--steps", 2,
+        "--batch-size", 4, "--threads", 1,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    lineage = json.loads((tmp_path / "aligned" / "gencli.json").read_text(encoding="utf-8"))
+    assert digest_of(kept / ADAPTER) in json.dumps(lineage)
