@@ -20,14 +20,16 @@ from gencli.model.folder import open_model
 from gencli.model.scoring import IGNORED, Batch, score, total_loss
 from gencli.text.examples import Example
 from gencli.text.pairs import read_pairs
+from gencli.text.splits import Splits
 from gencli.text.survey import survey
 from gencli.training import checkpoint
 from gencli.training.batches import PairBatches, pairs_in_order
 from gencli.training.events import Done, Evaluation, Step, Stopped
+from gencli.training.gradients import portions
 from gencli.training.held_out import HeldOut, LabelScore
 from gencli.training.lessons import weights_of
 from gencli.training.loop import Run, fit
-from gencli.training.objective import SoftTargets
+from gencli.training.objective import Objective, SoftTargets
 from gencli.training.runtime import choose_runtime
 from gencli.training.smoothing import Smoothing
 from tests.conftest import Cli, random_model, tiny_shape
@@ -132,6 +134,35 @@ def test_a_share_of_the_prompt_is_hidden_and_nothing_else() -> None:
     assert not np.array_equal(batches.batch(2).tokens != 96, batch.tokens != 96)
 
 
+def test_prompts_are_written_in_other_pieces_each_time_if_there_is_room() -> None:
+    splits = Splits({10: (70, 71), 12: (72, 73)}, 0.5)
+    plain = PairBatches(EXAMPLES, rows=60, seed=0, padding=0)
+    batches = PairBatches(EXAMPLES, rows=60, seed=0, padding=0, splits=splits, longest=12)
+    seen = set()
+    for step in range(4):
+        for number, given, row in zip(
+            batches.numbers(step), _rows(plain.batch(step)), _rows(batches.batch(step)), strict=True
+        ):
+            prompt, answer = row
+            whole = " ".join(map(str, prompt)).replace("70 71", "10").replace("72 73", "12")
+            assert whole == " ".join(map(str, given[0])) and answer == given[1]
+            assert len(prompt) + len(answer) <= 12
+            seen.add((number, prompt))
+    assert len(seen) > 100
+    again = PairBatches(EXAMPLES, rows=60, seed=0, padding=0, splits=splits, longest=12)
+    assert np.array_equal(again.batch(3).tokens, batches.batch(3).tokens)
+
+
+def _rows(batch: Batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return (prompt, answer) of each row."""
+    found = []
+    for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
+        first = next(place for place, target in enumerate(targets) if target != IGNORED)
+        answer = tuple(target for target in targets[first:] if target != IGNORED)
+        found.append((tuple(tokens[: first + 1]), answer))
+    return found
+
+
 # what is learned
 
 
@@ -184,6 +215,43 @@ def test_without_a_share_soft_targets_are_the_hard_ones() -> None:
     torch.testing.assert_close(loss, total_loss(model, tokens, targets))
 
 
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_prompts_weigh_so_many_times_as_much_as_answers(smoothed: bool) -> None:
+    """The mean cost of the answers' tokens plus 0.3 times that of the prompts', in float64."""
+    model = random_model(tiny_shape(97))
+    smoothing = Smoothing(LABELS, 0.2) if smoothed else None
+    plain = PairBatches(EXAMPLES[:9], rows=9, seed=0, padding=0, smoothing=smoothing).batch(0)
+    batch = PairBatches(
+        EXAMPLES[:9], rows=9, seed=0, padding=0, smoothing=smoothing, reading=0.3, hiding=0.4, hidden=96
+    ).batch(0)
+    assert (batch.tokens == 96).any()
+    objective = SoftTargets(model) if smoothed else Objective(model)
+    tokens = torch.from_numpy(batch.tokens)
+    given_ = {name: torch.from_numpy(values) for name, values in plain.more.items()}
+    answers = objective(tokens, torch.from_numpy(plain.targets), **given_)[0].item() / objective.weight(plain)
+    logprobs = torch.log_softmax(model(tokens).detach().double(), dim=-1).numpy()
+    prompts = [
+        -logprobs[row, place, token]
+        for row, (prompt, _) in enumerate(_rows(plain))
+        for place, token in enumerate(prompt[1:])
+        if token >= 7
+    ]
+    more = {name: torch.from_numpy(values) for name, values in batch.more.items()}
+    mixed = SoftTargets(model)
+    loss = mixed(tokens, torch.from_numpy(batch.targets), **more)[0].item() / mixed.weight(batch)
+    assert loss == pytest.approx((answers + 0.3 * np.mean(prompts)) / 1.3, rel=1e-5)
+
+
+def test_rows_that_only_fill_up_teach_nothing() -> None:
+    model = random_model(tiny_shape(97))
+    batch = PairBatches(EXAMPLES, rows=3, seed=0, padding=0, reading=0.5).batch(0)
+    empty = portions(batch, 0, 4, 0)[0]
+    assert (empty.targets == IGNORED).all()
+    more = {name: torch.from_numpy(values) for name, values in empty.more.items()}
+    loss, _ = SoftTargets(model)(torch.from_numpy(empty.tokens), torch.from_numpy(empty.targets), **more)
+    assert loss.item() == 0
+
+
 def label_run(
     folder: Path, *, steps: int = 12, patience: int = 0, smoothing: bool = True, evaluate_every: int = 2
 ) -> Run:
@@ -192,7 +260,8 @@ def label_run(
     run.habits = replace(run.habits, patience=patience)
     run.batches = PairBatches(
         EXAMPLES, rows=8, seed=0, padding=0, smoothing=Smoothing(LABELS, 0.1) if smoothing else None,
-        weights=[1.0 + n % 2 for n in range(60)],
+        weights=[1.0 + n % 2 for n in range(60)], hiding=0.1, hidden=96, reading=0.5 if smoothing else 0.0,
+        splits=Splits({11: (70, 71)}, 0.5), longest=17,
     )  # fmt: skip
     if smoothing:
         run.objective = SoftTargets
@@ -201,7 +270,7 @@ def label_run(
     return run
 
 
-def test_a_resumed_run_with_weights_and_smoothing_is_the_same_run(tmp_path: Path) -> None:
+def test_a_resumed_run_with_all_that_is_drawn_is_the_same_run(tmp_path: Path) -> None:
     straight = label_run(tmp_path / "straight")
     whole = list(fit(straight))
     first = label_run(tmp_path / "parts")

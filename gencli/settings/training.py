@@ -168,6 +168,20 @@ class FinetuneSettings(Training, OneModel):
         most=0.9,
         panel=LEARNING,
     )
+    prompt_splits: float | None = knob(
+        None,
+        "Share of a prompt's tokens that are parted into smaller ones, others each time.",
+        least=0.0,
+        most=0.9,
+        panel=LEARNING,
+    )
+    prompt_loss: float | None = knob(
+        None,
+        "Learn the text of the prompts too, so many times as much as the answers.",
+        least=0.0,
+        most=10.0,
+        panel=LEARNING,
+    )
     lora: int = knob(
         0, "Teach low-rank updates of this rank and leave the model's own weights as they are; 0 teaches all.",
         least=0, most=1024, panel=LEARNING, metavar="RANK",

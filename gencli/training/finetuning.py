@@ -11,6 +11,7 @@ from gencli.model.lora import adapt
 from gencli.model.scoring import Score
 from gencli.settings import FinetuneSettings
 from gencli.text.examples import encode_pairs
+from gencli.text.splits import Splits, parts_of
 from gencli.text.tokenizer import Tokenizer
 from gencli.training.assembly import NOTHING, Lineage, Outside, assemble, length_of, parent_of, runtime_for
 from gencli.training.batches import PairBatches, pairs_in_order
@@ -50,6 +51,9 @@ def prepare_finetuning(
         smoothing=smoothing,
         hiding=settings.prompt_dropout or 0.0,
         hidden=tokenizer.unk,
+        splits=Splits(parts_of(tokenizer), settings.prompt_splits) if settings.prompt_splits else None,
+        longest=shape.context + 1,
+        reading=settings.prompt_loss or 0.0,
     )
     judged = list(pairs_in_order(held_out.examples, rows=ROWS_AT_ONCE, padding=tokenizer.pad))
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=0.0)
@@ -89,7 +93,7 @@ def prepare_finetuning(
             (train.prompts_cut, train.answers_cut),
             batches.steps_per_epoch,
         ),
-        objective=SoftTargets if smoothing is not None else Objective,
+        objective=SoftTargets if smoothing is not None or settings.prompt_loss else Objective,
     )
 
 

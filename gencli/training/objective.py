@@ -37,12 +37,19 @@ class Objective(nn.Module):
 
 
 class SoftTargets(Objective):
-    """The cost of targets that share their place with others: `ids` (B, T, A) and the `shares` (B, T, A) of each."""
+    """The cost of targets that share their place with others: `ids` (B, T, A) and the `shares` (B, T, A) of each.
+
+    A place whose shares add up to less than 1 weighs less.
+    """
 
     def forward(self, tokens: Tensor, targets: Tensor, **more: Tensor) -> tuple[Tensor, Tensor]:
-        logits, _, at = scored_logits(self.model, tokens, targets)
+        logits, goals, at = scored_logits(self.model, tokens, targets)
         ids, shares = (more[name].flatten(0, 1) for name in ("ids", "shares"))
         if at is not None:
             ids, shares = ids[at], shares[at]
+        shares = shares * (goals != IGNORED).unsqueeze(1)
         loss = -(shares * F.log_softmax(logits, dim=-1).gather(1, ids)).sum()
         return loss, loss.new_zeros(0)
+
+    def weight(self, batch: Batch) -> float:
+        return float(batch.more["shares"].sum(dtype=np.float64))

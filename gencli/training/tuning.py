@@ -62,6 +62,8 @@ class Plan(Event):
     weight_decay: float
     label_smoothing: float
     prompt_dropout: float
+    prompt_splits: float
+    prompt_loss: float
     lora: int
     steps_per_epoch: int
 
@@ -73,6 +75,10 @@ class Plan(Event):
             how.append(f"weight decay {self.weight_decay:g}")
         if self.prompt_dropout:
             how.append(f"prompt dropout {self.prompt_dropout:g}")
+        if self.prompt_splits:
+            how.append(f"prompt splits {self.prompt_splits:g}")
+        if self.prompt_loss:
+            how.append(f"prompt loss {self.prompt_loss:g}")
         if self.label_smoothing:
             how.append(f"label smoothing {self.label_smoothing:g}")
         what = f"updates of rank {self.lora}" if self.lora else "all weights"
@@ -97,6 +103,8 @@ def planned(settings: FinetuneSettings, task: Task, pairs: int) -> FinetuneSetti
         "dropout": 0.1 if task.has_labels else 0.0,
         "label_smoothing": 0.0,
         "prompt_dropout": 0.0,
+        "prompt_splits": 0.0,
+        "prompt_loss": 0.0,
     }
     return replace(
         settings, **{name: value for name, value in filled.items() if getattr(settings, name) is None}
@@ -126,6 +134,8 @@ def plan_of(
         weight_decay=settings.weight_decay or 0.0,
         label_smoothing=settings.label_smoothing or 0.0,
         prompt_dropout=settings.prompt_dropout or 0.0,
+        prompt_splits=settings.prompt_splits or 0.0,
+        prompt_loss=settings.prompt_loss or 0.0,
         lora=settings.lora,
         steps_per_epoch=steps_per_epoch,
     )
