@@ -30,6 +30,7 @@ from gencli.training.held_out import HeldOut, LabelScore
 from gencli.training.lessons import weights_of
 from gencli.training.loop import Run, fit
 from gencli.training.objective import Objective, SoftTargets
+from gencli.training.optimizer import Optimizer, Rates
 from gencli.training.runtime import choose_runtime
 from gencli.training.smoothing import Smoothing
 from tests.conftest import Cli, random_model, tiny_shape
@@ -258,6 +259,7 @@ def label_run(
     """Return a run on labels that the model has to read off the first token."""
     run = make_run(folder, steps=steps, dropout=0.1, evaluate_every=evaluate_every)
     run.habits = replace(run.habits, patience=patience)
+    run.optimizer = Optimizer(run.model, Rates(average=0.8))
     run.batches = PairBatches(
         EXAMPLES, rows=8, seed=0, padding=0, smoothing=Smoothing(LABELS, 0.1) if smoothing else None,
         weights=[1.0 + n % 2 for n in range(60)], hiding=0.1, hidden=96, reading=0.5 if smoothing else 0.0,

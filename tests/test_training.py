@@ -222,6 +222,26 @@ def test_weight_decay_shrinks_matrices() -> None:
     assert optimizer.parameters[name].norm().item() < before
 
 
+def test_a_running_mean_is_judged_and_published(tmp_path: Path) -> None:
+    """The mean of all steps until 1 / steps is below 1 - average, then a mean that fades."""
+    run = make_run(tmp_path, steps=9, evaluate_every=9)
+    run.optimizer = Optimizer(run.model, Rates(average=0.75))
+    published: dict[str, np.ndarray] = {}
+    run.publish = lambda state: published.update({n: a.copy() for n, a in run.model.weights().items()})
+    expected: dict[str, np.ndarray] = {}
+    for event in fit(run):
+        if isinstance(event, Step):
+            own = run.model.weights()
+            weight = max(0.25, 1 / event.step)
+            for name, array in own.items():
+                mean = expected.get(name, np.zeros_like(array, dtype=np.float64))
+                expected[name] = mean + weight * (array.astype(np.float64) - mean)
+    assert published.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_allclose(published[name], array, rtol=1e-5, atol=1e-6)
+    assert not same(published, run.model.weights())
+
+
 # checkpoints
 
 

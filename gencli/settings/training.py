@@ -57,6 +57,13 @@ class Training(MachineChoice):
     dropout: float | None = knob(
         None, "Share of each branch's output set to zero.", least=0.0, most=0.9, panel=LEARNING
     )
+    average: float | None = knob(
+        None,
+        "Judge and publish a running mean of the weights, of which this much stays at an update; 0 is none.",
+        least=0.0,
+        most=0.99999,
+        panel=LEARNING,
+    )
     warmup: int = knob(20, "Updates until the peak rate.", least=0, most=10**6, panel=LEARNING)
     decay: float = knob(
         0.6, "Share of the run over which the rate falls to 0.", least=0.0, most=1.0, panel=LEARNING

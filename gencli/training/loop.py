@@ -212,7 +212,8 @@ def _fit(run: Run) -> Iterator[Event]:
             return
         save = False
         if state.evaluation_due:
-            event = _evaluated(run)
+            with run.optimizer.averaged():
+                event = _evaluated(run)
             if event is None:
                 continue  # a signal came: it is seen at the top, and the evaluation stays due
             state.evaluation_due = False

@@ -8,7 +8,8 @@ are stacked and treated at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,7 @@ class Rates:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.8, 0.95)
     epsilon: float = 1e-10
+    average: float = 0.0  # how much of the running mean of the parameters stays at a step; 0: there is none
 
 
 def rate_multiplier(step: int, progress: float, *, warmup: int, decay: float) -> float:
@@ -118,6 +120,8 @@ class Optimizer:
             AdamW({name: self.parameters[name] for name in names}, rate, rates)
             for rate, names in by_rate.items()
         ]
+        self._averages = [p.detach().clone() for p in self.parameters.values()] if rates.average else []
+        self._averaged = torch.zeros(())  # steps
 
     def clip(self, limit: float) -> float:
         """Scale the gradients down to a joint norm of at most `limit`; return the norm they had."""
@@ -131,8 +135,28 @@ class Optimizer:
             self._muon(names, momenta, multiplier * self.rates.matrices)
         for group in self._groups:
             group.step(multiplier)
+        if self._averages:
+            self._averaged += 1
+            weight = max(1 - self.rates.average, 1 / float(self._averaged))  # a plain mean at the beginning
+            torch._foreach_lerp_(self._averages, list(self.parameters.values()), weight)
         for parameter in self.parameters.values():
             parameter.grad = None
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the parameters be their running means, if there are any, until the block ends."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for parameter, average in zip(self.parameters.values(), self._averages, strict=False):
+            own = parameter.clone()
+            parameter.copy_(average)
+            average.copy_(own)
 
     def _muon(self, names: list[str], momenta: Tensor, rate: float) -> None:
         parameters: list[Tensor] = [self.parameters[name] for name in names]
@@ -155,7 +179,14 @@ class Optimizer:
             tensors |= {f"momentum.{name}": momentum for name, momentum in zip(names, momenta, strict=True)}
         for group in self._groups:
             tensors |= group.state()
-        return tensors
+        return tensors | self._mean()
+
+    def _mean(self) -> dict[str, Tensor]:
+        """Return the running means by name, and of how many steps they are; nothing if there are none."""
+        if not self._averages:
+            return {}
+        means = zip(self.parameters, self._averages, strict=True)
+        return {"average.steps": self._averaged, **{f"average.{name}": mean for name, mean in means}}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `state` returned. Raises RunStateError if it belongs to another model."""
@@ -166,5 +197,7 @@ class Optimizer:
             for group in self._groups:
                 for name, own in group.state().items():
                     own.copy_(tensors[name])
+            for name, own in self._mean().items():
+                own.copy_(tensors[name])
         except (KeyError, RuntimeError) as error:
             raise RunStateError(f"the optimizer's state does not fit the model: {error}") from error
