@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,9 @@ from gencli.training.gradients import portions
 from gencli.training.held_out import HeldOut, LabelScore
 from gencli.training.lessons import weights_of
 from gencli.training.loop import Run, fit
-from gencli.training.objective import Objective, SoftTargets
+from gencli.training.objective import SoftTargets
 from gencli.training.optimizer import Optimizer, Rates
+from gencli.training.prompts import Changes
 from gencli.training.runtime import choose_runtime
 from gencli.training.smoothing import Smoothing
 from tests.conftest import Cli, random_model, tiny_shape
@@ -124,7 +126,7 @@ def test_balance_shows_every_label_equally_often(cli: Cli, tmp_path: Path, model
 
 def test_a_share_of_the_prompt_is_hidden_and_nothing_else() -> None:
     plain = PairBatches(EXAMPLES, rows=60, seed=0, padding=0).batch(1)
-    batches = PairBatches(EXAMPLES, rows=60, seed=0, padding=0, hiding=0.3, hidden=96)
+    batches = PairBatches(EXAMPLES, rows=60, seed=0, padding=0, changes=Changes(20, hidden=0.3, gap=96))
     batch = batches.batch(1)
     changed = batch.tokens != plain.tokens
     assert (batch.tokens[changed] == 96).all() and np.array_equal(batch.targets, plain.targets)
@@ -136,22 +138,42 @@ def test_a_share_of_the_prompt_is_hidden_and_nothing_else() -> None:
 
 
 def test_prompts_are_written_in_other_pieces_each_time_if_there_is_room() -> None:
-    splits = Splits({10: (70, 71), 12: (72, 73)}, 0.5)
+    changes = Changes(12, splits=Splits({10: (70, 71), 12: (72, 73)}, 0.5))
     plain = PairBatches(EXAMPLES, rows=60, seed=0, padding=0)
-    batches = PairBatches(EXAMPLES, rows=60, seed=0, padding=0, splits=splits, longest=12)
+    batches = PairBatches(EXAMPLES, rows=60, seed=0, padding=0, changes=changes)
     seen = set()
     for step in range(4):
-        for number, given, row in zip(
+        for number, before, row in zip(
             batches.numbers(step), _rows(plain.batch(step)), _rows(batches.batch(step)), strict=True
         ):
             prompt, answer = row
             whole = " ".join(map(str, prompt)).replace("70 71", "10").replace("72 73", "12")
-            assert whole == " ".join(map(str, given[0])) and answer == given[1]
+            assert whole == " ".join(map(str, before[0])) and answer == before[1]
             assert len(prompt) + len(answer) <= 12
             seen.add((number, prompt))
     assert len(seen) > 100
-    again = PairBatches(EXAMPLES, rows=60, seed=0, padding=0, splits=splits, longest=12)
+    again = PairBatches(EXAMPLES, rows=60, seed=0, padding=0, changes=changes)
     assert np.array_equal(again.batch(3).tokens, batches.batch(3).tokens)
+
+
+def test_prompts_are_mixed_of_parts_of_those_with_the_same_label() -> None:
+    """Each example's tokens are its own, so a mixed prompt shows where each of its tokens is from."""
+    examples = [
+        Example((1, 4, *range(100 * n, 100 * n + 9), 6, *LABELS[n % 4]), (*[False] * 12, *[True] * len(LABELS[n % 4])))
+        for n in range(1, 41)
+    ]  # fmt: skip
+    batches = PairBatches(examples, rows=40, seed=0, padding=0, changes=Changes(24, mixed=0.5))
+    mixed = 0
+    for step in range(5):
+        for number, (prompt, answer) in zip(batches.numbers(step), _rows(batches.batch(step)), strict=True):
+            assert (prompt[:2], prompt[-1], answer) == ((1, 4), 6, LABELS[(number + 1) % 4])
+            assert len(prompt) + len(answer) <= 24
+            body = prompt[2:-1]
+            assert {token // 100 % 4 for token in body} == {(number + 1) % 4}
+            joints = sum(after != before + 1 for before, after in pairwise(body))
+            assert joints < 6
+            mixed += body != examples[number].ids[2:11]
+    assert mixed / 200 == pytest.approx(0.5, abs=0.1)
 
 
 def _rows(batch: Batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -216,36 +238,9 @@ def test_without_a_share_soft_targets_are_the_hard_ones() -> None:
     torch.testing.assert_close(loss, total_loss(model, tokens, targets))
 
 
-@pytest.mark.parametrize("smoothed", [False, True])
-def test_prompts_weigh_so_many_times_as_much_as_answers(smoothed: bool) -> None:
-    """The mean cost of the answers' tokens plus 0.3 times that of the prompts', in float64."""
-    model = random_model(tiny_shape(97))
-    smoothing = Smoothing(LABELS, 0.2) if smoothed else None
-    plain = PairBatches(EXAMPLES[:9], rows=9, seed=0, padding=0, smoothing=smoothing).batch(0)
-    batch = PairBatches(
-        EXAMPLES[:9], rows=9, seed=0, padding=0, smoothing=smoothing, reading=0.3, hiding=0.4, hidden=96
-    ).batch(0)
-    assert (batch.tokens == 96).any()
-    objective = SoftTargets(model) if smoothed else Objective(model)
-    tokens = torch.from_numpy(batch.tokens)
-    given_ = {name: torch.from_numpy(values) for name, values in plain.more.items()}
-    answers = objective(tokens, torch.from_numpy(plain.targets), **given_)[0].item() / objective.weight(plain)
-    logprobs = torch.log_softmax(model(tokens).detach().double(), dim=-1).numpy()
-    prompts = [
-        -logprobs[row, place, token]
-        for row, (prompt, _) in enumerate(_rows(plain))
-        for place, token in enumerate(prompt[1:])
-        if token >= 7
-    ]
-    more = {name: torch.from_numpy(values) for name, values in batch.more.items()}
-    mixed = SoftTargets(model)
-    loss = mixed(tokens, torch.from_numpy(batch.targets), **more)[0].item() / mixed.weight(batch)
-    assert loss == pytest.approx((answers + 0.3 * np.mean(prompts)) / 1.3, rel=1e-5)
-
-
 def test_rows_that_only_fill_up_teach_nothing() -> None:
     model = random_model(tiny_shape(97))
-    batch = PairBatches(EXAMPLES, rows=3, seed=0, padding=0, reading=0.5).batch(0)
+    batch = PairBatches(EXAMPLES, rows=3, seed=0, padding=0, smoothing=Smoothing(LABELS, 0.1)).batch(0)
     empty = portions(batch, 0, 4, 0)[0]
     assert (empty.targets == IGNORED).all()
     more = {name: torch.from_numpy(values) for name, values in empty.more.items()}
@@ -262,8 +257,8 @@ def label_run(
     run.optimizer = Optimizer(run.model, Rates(average=0.8))
     run.batches = PairBatches(
         EXAMPLES, rows=8, seed=0, padding=0, smoothing=Smoothing(LABELS, 0.1) if smoothing else None,
-        weights=[1.0 + n % 2 for n in range(60)], hiding=0.1, hidden=96, reading=0.5 if smoothing else 0.0,
-        splits=Splits({11: (70, 71)}, 0.5), longest=17,
+        weights=[1.0 + n % 2 for n in range(60)],
+        changes=Changes(17, mixed=0.4, splits=Splits({11: (70, 71)}, 0.5), hidden=0.1, gap=96),
     )  # fmt: skip
     if smoothing:
         run.objective = SoftTargets

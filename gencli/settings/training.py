@@ -182,11 +182,11 @@ class FinetuneSettings(Training, OneModel):
         most=0.9,
         panel=LEARNING,
     )
-    prompt_loss: float | None = knob(
+    prompt_mix: float | None = knob(
         None,
-        "Learn the text of the prompts too, so many times as much as the answers.",
+        "Share of prompts that are put together from parts of others with the same label.",
         least=0.0,
-        most=10.0,
+        most=0.95,
         panel=LEARNING,
     )
     lora: int = knob(

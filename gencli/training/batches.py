@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import accumulate
 from typing import Protocol
 
@@ -15,12 +14,11 @@ from torch import Tensor
 from gencli.errors import CorpusError
 from gencli.model.scoring import IGNORED, Batch
 from gencli.text.examples import Example
-from gencli.text.splits import Splits
-from gencli.text.tokenizer import NEWLINE_ID
+from gencli.training.prompts import Changes, Prompts
 from gencli.training.shuffle import Shuffle
 from gencli.training.smoothing import Smoothing
 
-GAPS, SPLITS = 1, 2  # tell random numbers for gaps and for splits from others of the same seed
+CHANGES = 1  # tells random numbers for changed prompts from others of the same seed
 
 
 class Batches(Protocol):
@@ -102,9 +100,7 @@ class PairBatches(Batches):
     An epoch's shuffled examples are sorted by length within pools of `POOL` batches, or a twelfth of the epoch
     if that is more, then the batches are shuffled again: little padding, and still another composition in
     every epoch. An example of twice the weight comes twice as often; an epoch has as many as they add up to.
-    Of a prompt's text about the share `hiding` of its tokens is hidden, others each time, behind the id `hidden`;
-    `splits` writes it in other pieces each time, if they are at most `longest` with the answer. With `reading`
-    the text of prompts is learned too, and all of it weighs so many times as much as all answers.
+    With `changes` the prompts are changed, another way each time.
     """
 
     POOL = 16
@@ -118,16 +114,11 @@ class PairBatches(Batches):
         padding: int,
         weights: Sequence[float] | None = None,
         smoothing: Smoothing | None = None,
-        hiding: float = 0.0,
-        hidden: int = 0,
-        splits: Splits | None = None,
-        longest: int = 0,
-        reading: float = 0.0,
+        changes: Changes | None = None,
     ) -> None:
-        self.hiding, self.hidden, self.reading = hiding, hidden, reading
-        self.splits, self.longest = splits, longest
         self.examples, self.rows, self.seed, self.padding = examples, rows, seed, padding
         self.smoothing = smoothing
+        self._prompts = None if changes is None else Prompts(examples, changes)
         self._ends = None if weights is None else np.cumsum(np.array(weights, dtype=np.float64))
         self.drawn = len(examples) if self._ends is None else max(1, round(float(self._ends[-1])))
 
@@ -136,33 +127,17 @@ class PairBatches(Batches):
         return -(-self.drawn // self.rows)
 
     def batch(self, step: int) -> Batch:
-        examples = [self.examples[i] for i in self.numbers(step)]
-        if self.splits is not None:
-            examples = self._in_other_pieces(examples, self.splits, step)
-        plain = padded(examples, self.padding, self.smoothing)
-        batch = _with_prompts(plain, self.reading) if self.reading else plain
-        return replace(batch, tokens=self._with_gaps(plain, step)) if self.hiding else batch
+        numbers = self.numbers(step)
+        if self._prompts is None:
+            examples = [self.examples[number] for number in numbers]
+        else:
+            examples = self._prompts.drawn(numbers, np.random.default_rng([self.seed, step, CHANGES]))
+        return padded(examples, self.padding, self.smoothing)
 
     def numbers(self, step: int) -> list[int]:
         """Return which examples a step's rows are."""
         epoch, place = divmod(step, self.steps_per_epoch)
         return self._order(epoch)[place]
-
-    def _in_other_pieces(self, examples: list[Example], splits: Splits, step: int) -> list[Example]:
-        random, found = np.random.default_rng([self.seed, step, SPLITS]), []
-        for example in examples:
-            first = example.learned.index(True)
-            ids = (*splits.drawn(example.ids[:first], random), *example.ids[first:])
-            learned = (*[False] * (len(ids) - len(example.ids)), *example.learned)
-            found.append(Example(ids, learned) if len(ids) <= self.longest else example)
-        return found
-
-    def _with_gaps(self, batch: Batch, step: int) -> NDArray[np.int64]:
-        """Return the tokens with some of what is asked hidden; markers, and what is answered, stay."""
-        answered = np.maximum.accumulate(batch.targets != IGNORED, axis=1)
-        drawn = np.random.default_rng([self.seed, step, GAPS]).random(batch.tokens.shape) < self.hiding
-        gaps = drawn & ~answered & (batch.tokens >= NEWLINE_ID)
-        return np.where(gaps, self.hidden, batch.tokens)
 
     def _order(self, epoch: int) -> list[list[int]]:
         if getattr(self, "_ordered", (-1, []))[0] != epoch:
@@ -203,20 +178,6 @@ def padded(examples: Sequence[Example], padding: int, smoothing: Smoothing | Non
         targets[row, : len(ids) - 1] = np.where(example.learned[1:], ids[1:], IGNORED)
     soft = smoothing.soft(examples, length) if smoothing is not None else {}
     return Batch(tokens, targets, sum(len(example.ids) - 1 for example in examples), soft)
-
-
-def _with_prompts(batch: Batch, reading: float) -> Batch:
-    """Return the batch with the text of prompts among its targets: soft ones, of `reading` times the answers' weight."""
-    answered = batch.targets != IGNORED
-    following = np.pad(batch.tokens[:, 1:], ((0, 0), (0, 1)))
-    asked = ~answered & (following >= NEWLINE_ID)
-    ids = batch.more["ids"] if "ids" in batch.more else np.where(answered, batch.targets, 0)[..., None]
-    shares = batch.more["shares"] if "shares" in batch.more else answered[..., None].astype(np.float32)
-    ids[asked, 0] = following[asked]
-    shares[asked, 0] = reading * np.count_nonzero(answered) / max(1, np.count_nonzero(asked))
-    return replace(
-        batch, targets=np.where(asked, following, batch.targets), more={"ids": ids, "shares": shares}
-    )
 
 
 def in_order(

@@ -9,6 +9,7 @@ from gencli.model.adapter import Adapter
 from gencli.model.gpt import GPT
 from gencli.model.lora import adapt
 from gencli.model.scoring import Score
+from gencli.model.task import Task
 from gencli.settings import FinetuneSettings
 from gencli.text.examples import encode_pairs
 from gencli.text.splits import Splits, parts_of
@@ -19,6 +20,7 @@ from gencli.training.held_out import HeldOut, LabelScore, token_bytes_of
 from gencli.training.lessons import Lessons
 from gencli.training.loop import Length, Run
 from gencli.training.objective import Objective, SoftTargets
+from gencli.training.prompts import Changes
 from gencli.training.smoothing import Smoothing
 from gencli.training.tuning import plan_of, planned
 
@@ -49,11 +51,7 @@ def prepare_finetuning(
         padding=tokenizer.pad,
         weights=lessons.weights,
         smoothing=smoothing,
-        hiding=settings.prompt_dropout or 0.0,
-        hidden=tokenizer.unk,
-        splits=Splits(parts_of(tokenizer), settings.prompt_splits) if settings.prompt_splits else None,
-        longest=shape.context + 1,
-        reading=settings.prompt_loss or 0.0,
+        changes=_changes(settings, task, tokenizer, longest=shape.context + 1),
     )
     judged = list(pairs_in_order(held_out.examples, rows=ROWS_AT_ONCE, padding=tokenizer.pad))
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=0.0)
@@ -93,7 +91,7 @@ def prepare_finetuning(
             (train.prompts_cut, train.answers_cut),
             batches.steps_per_epoch,
         ),
-        objective=SoftTargets if smoothing is not None or settings.prompt_loss else Objective,
+        objective=SoftTargets if smoothing is not None else Objective,
     )
 
 
@@ -111,6 +109,25 @@ def _adapter(settings: FinetuneSettings, lessons: Lessons) -> Adapter | None:
     if not settings.lora:
         return None
     return Adapter(str(lessons.base.path.resolve()), settings.lora, ALPHA * settings.lora)
+
+
+def _changes(settings: FinetuneSettings, task: Task, tokenizer: Tokenizer, *, longest: int) -> Changes | None:
+    """Return what is done to prompts, if anything. Raises UsageError where there are no labels to mix them by."""
+    mixed, splits, hidden = settings.prompt_mix, settings.prompt_splits, settings.prompt_dropout
+    if mixed and not task.has_labels:
+        raise UsageError(
+            "--prompt-mix is for labels, and these are free answers",
+            hint="leave it out, or say --task label",
+        )
+    if not (mixed or splits or hidden):
+        return None
+    return Changes(
+        longest,
+        mixed=mixed or 0.0,
+        splits=Splits(parts_of(tokenizer), splits) if splits else None,
+        hidden=hidden or 0.0,
+        gap=tokenizer.unk,
+    )
 
 
 def _smoothing(settings: FinetuneSettings, lessons: Lessons, tokenizer: Tokenizer) -> Smoothing | None:

@@ -212,8 +212,7 @@ def _fit(run: Run) -> Iterator[Event]:
             return
         save = False
         if state.evaluation_due:
-            with run.optimizer.averaged():
-                event = _evaluated(run)
+            event = _evaluated(run)
             if event is None:
                 continue  # a signal came: it is seen at the top, and the evaluation stays due
             state.evaluation_due = False
@@ -314,6 +313,12 @@ def _check_finite(run: Run, *figures: float) -> None:
 
 
 def _evaluated(run: Run) -> Evaluation | None:
+    """Judge the running mean of the weights, if there is one; None if interrupted."""
+    with run.optimizer.averaged():
+        return _judged(run)
+
+
+def _judged(run: Run) -> Evaluation | None:
     """Score the held-out text and publish the weights if they are the best yet; None if interrupted."""
     began = time.monotonic()
     state = run.state

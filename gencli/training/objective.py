@@ -37,10 +37,7 @@ class Objective(nn.Module):
 
 
 class SoftTargets(Objective):
-    """The cost of targets that share their place with others: `ids` (B, T, A) and the `shares` (B, T, A) of each.
-
-    A place whose shares add up to less than 1 weighs less.
-    """
+    """The cost of targets that share their place with others: `ids` (B, T, A) and the `shares` (B, T, A) of each."""
 
     def forward(self, tokens: Tensor, targets: Tensor, **more: Tensor) -> tuple[Tensor, Tensor]:
         logits, goals, at = scored_logits(self.model, tokens, targets)
@@ -50,6 +47,3 @@ class SoftTargets(Objective):
         shares = shares * (goals != IGNORED).unsqueeze(1)
         loss = -(shares * F.log_softmax(logits, dim=-1).gather(1, ids)).sum()
         return loss, loss.new_zeros(0)
-
-    def weight(self, batch: Batch) -> float:
-        return float(batch.more["shares"].sum(dtype=np.float64))

@@ -63,7 +63,8 @@ class Plan(Event):
     label_smoothing: float
     prompt_dropout: float
     prompt_splits: float
-    prompt_loss: float
+    prompt_mix: float
+    average: float
     lora: int
     steps_per_epoch: int
 
@@ -77,10 +78,12 @@ class Plan(Event):
             how.append(f"prompt dropout {self.prompt_dropout:g}")
         if self.prompt_splits:
             how.append(f"prompt splits {self.prompt_splits:g}")
-        if self.prompt_loss:
-            how.append(f"prompt loss {self.prompt_loss:g}")
+        if self.prompt_mix:
+            how.append(f"prompt mix {self.prompt_mix:g}")
         if self.label_smoothing:
             how.append(f"label smoothing {self.label_smoothing:g}")
+        if self.average:
+            how.append(f"average {self.average:g}")
         what = f"updates of rank {self.lora}" if self.lora else "all weights"
         return [
             f"plan: {length}{self.steps_per_epoch:,} steps of {self.rows} pairs, {what}, {', '.join(how)}",
@@ -104,7 +107,8 @@ def planned(settings: FinetuneSettings, task: Task, pairs: int) -> FinetuneSetti
         "label_smoothing": 0.0,
         "prompt_dropout": 0.0,
         "prompt_splits": 0.0,
-        "prompt_loss": 0.0,
+        "prompt_mix": 0.0,
+        "average": 0.0,
     }
     return replace(
         settings, **{name: value for name, value in filled.items() if getattr(settings, name) is None}
@@ -135,7 +139,8 @@ def plan_of(
         label_smoothing=settings.label_smoothing or 0.0,
         prompt_dropout=settings.prompt_dropout or 0.0,
         prompt_splits=settings.prompt_splits or 0.0,
-        prompt_loss=settings.prompt_loss or 0.0,
+        prompt_mix=settings.prompt_mix or 0.0,
+        average=settings.average or 0.0,
         lora=settings.lora,
         steps_per_epoch=steps_per_epoch,
     )
