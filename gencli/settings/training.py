@@ -57,7 +57,7 @@ class Training(MachineChoice):
     dropout: float | None = knob(
         None, "Share of each branch's output set to zero.", least=0.0, most=0.9, panel=LEARNING
     )
-    average: float | None = knob(
+    averaging: float | None = knob(
         None,
         "Judge and publish a running mean of the weights, of which this much stays at an update; 0 is none.",
         least=0.0,
@@ -187,6 +187,13 @@ class FinetuneSettings(Training, OneModel):
         "Share of prompts that are put together from parts of others with the same label.",
         least=0.0,
         most=0.95,
+        panel=LEARNING,
+    )
+    views: int | None = knob(
+        None,
+        "In how many ways, by --prompt-splits, a text is written to be labelled; the mean counts.",
+        least=1,
+        most=64,
         panel=LEARNING,
     )
     lora: int = knob(

@@ -135,7 +135,7 @@ def assemble(
         head=settings.learning_rate * HEAD_RATE,
         adapter=settings.learning_rate,
         weight_decay=settings.weight_decay or 0.0,
-        average=settings.average or 0.0,
+        average=settings.averaging or 0.0,
     )
     settings = replace(settings, precision=runtime.precision_name)  # a resumed run keeps it
     training = folder / TRAINING

@@ -66,7 +66,7 @@ class Prompts:
         """Return spans of prompts of some examples, one after the other."""
         mixed: list[int] = []
         for _ in range(random.integers(1, SPANS, endpoint=True)):
-            other = self.examples[alike[random.integers(len(alike))]]
+            other = self.examples[alike[int(random.integers(len(alike)))]]
             start, end = _asked(other)
             length = min(end - start, int(random.integers(1, SPAN_LENGTH, endpoint=True)))
             first = int(random.integers(start, end - length, endpoint=True))

@@ -64,7 +64,8 @@ class Plan(Event):
     prompt_dropout: float
     prompt_splits: float
     prompt_mix: float
-    average: float
+    averaging: float
+    views: int
     lora: int
     steps_per_epoch: int
 
@@ -82,8 +83,10 @@ class Plan(Event):
             how.append(f"prompt mix {self.prompt_mix:g}")
         if self.label_smoothing:
             how.append(f"label smoothing {self.label_smoothing:g}")
-        if self.average:
-            how.append(f"average {self.average:g}")
+        if self.averaging:
+            how.append(f"averaging {self.averaging:g}")
+        if self.views > 1:
+            how.append(f"labels from {self.views} views")
         what = f"updates of rank {self.lora}" if self.lora else "all weights"
         return [
             f"plan: {length}{self.steps_per_epoch:,} steps of {self.rows} pairs, {what}, {', '.join(how)}",
@@ -108,7 +111,8 @@ def planned(settings: FinetuneSettings, task: Task, pairs: int) -> FinetuneSetti
         "prompt_dropout": 0.0,
         "prompt_splits": 0.0,
         "prompt_mix": 0.0,
-        "average": 0.0,
+        "averaging": 0.0,
+        "views": 1,
     }
     return replace(
         settings, **{name: value for name, value in filled.items() if getattr(settings, name) is None}
@@ -140,7 +144,8 @@ def plan_of(
         prompt_dropout=settings.prompt_dropout or 0.0,
         prompt_splits=settings.prompt_splits or 0.0,
         prompt_mix=settings.prompt_mix or 0.0,
-        average=settings.average or 0.0,
+        averaging=settings.averaging or 0.0,
+        views=settings.views or 1,
         lora=settings.lora,
         steps_per_epoch=steps_per_epoch,
     )
