@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from gencli.errors import UsageError
 from gencli.model.folder import open_model
 from gencli.model.scoring import IGNORED, Batch, score, total_loss
+from gencli.model.task import Task
+from gencli.settings import FinetuneSettings
 from gencli.text.examples import Example
 from gencli.text.pairs import read_pairs
 from gencli.text.splits import Splits
@@ -35,6 +37,7 @@ from gencli.training.optimizer import Optimizer, Rates
 from gencli.training.prompts import Changes
 from gencli.training.runtime import choose_runtime
 from gencli.training.smoothing import Smoothing
+from gencli.training.tuning import planned
 from tests.conftest import Cli, random_model, tiny_shape
 from tests.test_training import make_run
 
@@ -50,6 +53,27 @@ EXAMPLES = [
 def jsonl(path: Path, *rows: dict[str, str]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+# what is chosen
+
+
+def test_what_is_left_open_is_chosen_by_the_task_and_the_number_of_pairs() -> None:
+    given_ = FinetuneSettings(pairs=("a.jsonl",), model=Path("m"), output=Path("o"))
+    labels = Task("label", ("a", "b"))
+    many, few, free = (
+        planned(given_, labels, 18_000),
+        planned(given_, labels, 100),
+        planned(given_, Task(), 18_000),
+    )
+    assert many.prompt_mix and many.prompt_splits and not few.prompt_mix and few.epochs > (many.epochs or 0)
+    assert (many.averaging, few.averaging) == (0.986, 0.867)
+    assert not free.prompt_mix and not free.prompt_splits and not free.averaging
+    off = planned(replace(given_, prompt_mix=0.0, averaging=0.0), labels, 18_000)
+    assert off.prompt_mix == off.averaging == 0 and off.prompt_splits == many.prompt_splits
+    assert planned(many, labels, 18_000) == many
+    short = planned(replace(given_, steps=30), labels, 18_000)
+    assert short.epochs is None and short.averaging == 0.333
 
 
 # what is drawn
@@ -108,7 +132,6 @@ def test_balance_shows_every_label_equally_often(cli: Cli, tmp_path: Path, model
     assert (
         isinstance(labels, dict) and set(labels) == {"ham", "spam"} and sum(labels.values()) == plan["train"]
     )
-    from gencli.settings import FinetuneSettings
     from gencli.training.lessons import prepare_pairs
 
     chosen = FinetuneSettings(

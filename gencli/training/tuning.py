@@ -17,6 +17,10 @@ from gencli.training.events import Event
 ADAPTER_RATE = 0.004  # AdamW's, of the two thin matrices of an update of low rank
 
 
+AVERAGED = 1 / 20  # of a run's updates, over which the weights are averaged, and at most
+MOST_AVERAGED = 100  # updates
+
+
 @dataclass(frozen=True)
 class Choice:
     """What is best for up to so many pairs."""
@@ -24,14 +28,18 @@ class Choice:
     pairs: float
     epochs: float
     rows: int
+    learning_rate: float = 0.004
+    dropout: float = 0.0
+    prompt_mix: float = 0.0
+    prompt_splits: float = 0.0
 
 
 LABELS = (
-    Choice(300, 12.0, 8),
-    Choice(1500, 8.0, 16),
-    Choice(6000, 6.0, 32),
-    Choice(30_000, 4.0, 32),
-    Choice(float("inf"), 3.0, 64),
+    Choice(300, 12.0, 8, dropout=0.1),
+    Choice(1500, 8.0, 16, dropout=0.1),
+    Choice(12_000, 16.0, 64, 0.006, 0.2, 0.5, 0.1),
+    Choice(30_000, 5.0, 64, 0.004, 0.2, 0.5, 0.5),
+    Choice(float("inf"), 3.0, 64, 0.004, 0.1, 0.5, 0.5),
 )
 ANSWERS = (
     Choice(300, 8.0, 8),
@@ -101,22 +109,30 @@ def planned(settings: FinetuneSettings, task: Task, pairs: int) -> FinetuneSetti
     """
     choice = next(choice for choice in (LABELS if task.has_labels else ANSWERS) if pairs <= choice.pairs)
     open_ended = not any((settings.epochs, settings.steps, settings.tokens))
+    epochs = choice.epochs if open_ended else settings.epochs
+    rows = settings.batch_size or min(choice.rows, max(1, pairs // 4))
+    updates = settings.steps or pairs / rows * (epochs or choice.epochs)
     filled: dict[str, Any] = {
-        "epochs": choice.epochs if open_ended else settings.epochs,
-        "batch_size": min(choice.rows, max(1, pairs // 4)),
-        "learning_rate": ADAPTER_RATE if settings.lora else 0.004,
+        "epochs": epochs,
+        "batch_size": rows,
+        "learning_rate": ADAPTER_RATE if settings.lora else choice.learning_rate,
         "weight_decay": 0.0,
-        "dropout": 0.1 if task.has_labels else 0.0,
+        "dropout": choice.dropout,
         "label_smoothing": 0.0,
         "prompt_dropout": 0.0,
-        "prompt_splits": 0.0,
-        "prompt_mix": 0.0,
-        "averaging": 0.0,
+        "prompt_splits": choice.prompt_splits,
+        "prompt_mix": choice.prompt_mix,
+        "averaging": _averaging(updates) if task.has_labels else 0.0,
         "views": 1,
     }
     return replace(
         settings, **{name: value for name, value in filled.items() if getattr(settings, name) is None}
     )
+
+
+def _averaging(updates: float) -> float:
+    """Return how much of the running mean stays at each of so many updates; 0 where they are too few."""
+    return round(max(0.0, 1 - 1 / max(1.0, min(MOST_AVERAGED, updates * AVERAGED))), 3)
 
 
 def plan_of(
