@@ -16,12 +16,10 @@ from gencli.decoding.decoder import Engine
 from gencli.decoding.labels import Classifier, all_logprobs
 from gencli.decoding.torch_engine import TorchEngine
 from gencli.decoding.trie import deepest, tree_of
-from gencli.decoding.views import Views
 from gencli.errors import UsageError
 from gencli.model.confidence import shares
 from gencli.model.folder import open_model
 from gencli.model.gpt import GPT
-from gencli.text.splits import Splits, parts_of
 from gencli.text.tokenizer import Tokenizer
 
 LABELS = ["강", "강 그리고 산", "강 그리고 바다", "river", "river bird", "sky"]
@@ -68,20 +66,6 @@ def test_batches_of_like_length_make_no_difference(engine: Engine, tokenizer: To
     together = all_logprobs(classifier, PROMPTS, rows=2)
     for prompt, row in zip(PROMPTS, together, strict=True):
         assert classifier.logprobs([prompt])[0] == pytest.approx(row, abs=1e-3)
-
-
-def test_a_label_is_as_likely_as_in_the_mean_over_views(engine: Engine, tokenizer: Tokenizer) -> None:
-    prompts = [[1, 4, *tokenizer.encode(text), 6] for text in ("The river is here.", "바다 그리고 산", "x")]
-    views = Views(3, Splits(parts_of(tokenizer), 0.5))
-    plain = Classifier(engine, tokenizer, LABELS)
-    found = all_logprobs(Classifier(engine, tokenizer, LABELS, views=views), prompts, rows=2)
-    for prompt, row in zip(prompts, found, strict=True):
-        written = views.of(prompt)
-        assert written[0] == prompt and written == views.of(prompt) and len(written) == 3
-        assert {tokenizer.decode(ids) for ids in written} == {tokenizer.decode(prompt)}
-        each = np.exp([plain.logprobs([ids])[0] for ids in written])
-        assert np.exp(row) == pytest.approx(each.mean(axis=0), abs=1e-3)
-    assert len({tuple(ids) for ids in views.of(prompts[0])}) > 1
 
 
 class Whole(Classifier):

@@ -60,8 +60,7 @@ def test_what_cannot_be_told_apart_is_no_label(tmp_path: Path, answers: list[str
     "task",
     [7, [], {}, {"kind": "label"}, {"kind": "label", "labels": []}, {"kind": "answer", "labels": ["a"]},
      {"kind": "label", "labels": [1, 2]}, {"kind": "label", "labels": ["a", "a"]}, {"kind": "label", "labels": [""]},
-     {"kind": ["label"], "labels": ["a"]}, {"kind": "label", "labels": ["a"], "views": 0},
-     {"kind": "label", "labels": ["a"], "views": True}, {"kind": "label", "labels": ["a"], "views": 4, "splits": 2}],
+     {"kind": ["label"], "labels": ["a"]}],
     ids=str,
 )  # fmt: skip
 def test_nonsense_for_a_task_is_refused(task: object) -> None:
@@ -76,9 +75,5 @@ def test_a_tuned_model_says_what_it_answers_with(cli: Cli, tmp_path: Path, model
     outcome = cli(*command, "-o", tmp_path / "mood")
     assert outcome.code == 0 and "task: 2 labels (긍정, 부정)" in outcome.err
     assert open_model(tmp_path / "mood").task == Task("label", ("긍정", "부정"))
-    assert cli(*command, "-o", tmp_path / "seen", "--views", 3, "--prompt-splits", 0.4).code == 0
-    assert open_model(tmp_path / "seen").task == Task("label", ("긍정", "부정"), 3, 0.4)
-    outcome = cli(*command, "-o", tmp_path / "no", "--views", 3, "--prompt-splits", 0)
-    assert outcome.code == 2 and "--views" in outcome.err
     assert cli(*command, "-o", tmp_path / "free", "--task", "answer").code == 0
     assert open_model(tmp_path / "free").task == Task()

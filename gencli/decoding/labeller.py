@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from gencli.decoding.labels import Classifier, all_logprobs
 from gencli.decoding.prompts import prompt_ids
-from gencli.decoding.views import views_of
 from gencli.errors import ModelError
 from gencli.model.confidence import read_calibration, shares
 
@@ -32,9 +31,7 @@ class Labeller:
         # a temperature that was fitted for other labels says nothing of these
         self._temperature = calibration.temperature if self.labels == folder.task.labels else 1.0
         self._tokenizer = folder.tokenizer
-        self._classifier = Classifier(
-            engine, self._tokenizer, self.labels, temperature=self._temperature, views=views_of(folder)
-        )
+        self._classifier = Classifier(engine, self._tokenizer, self.labels, temperature=self._temperature)
 
     def ranked(self, texts: Sequence[str], *, rows: int = ROWS) -> list[list[tuple[str, float]]]:
         """Return for each text all labels with their probabilities, the likeliest first."""

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from gencli.decoding.decoder import Engine
 from gencli.decoding.many import batches_by_length
 from gencli.decoding.trie import Node, deepest, fitted, room_for, tree_of, walk
-from gencli.decoding.views import Views
 from gencli.text.tokenizer import Tokenizer
 
 Logprobs = NDArray[np.float64]
@@ -27,15 +26,13 @@ EXACT_TO = 1e-4  # a probability, after the temperature
 class Classifier:
     """Finds labels' log-probabilities with an engine.
 
-    `temperature` is the one by which they will be divided: it decides what is too little to look at. With
-    `views` a probability is the mean over several ways to write the prompt.
+    `temperature` is the one by which they will be divided: it decides what is too little to look at.
     """
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, labels: Sequence[str], *, temperature: float = 1.0,
-        views: Views | None = None,
-    ) -> None:  # fmt: skip
-        self.labels, self._views = tuple(labels), views
+        self, engine: Engine, tokenizer: Tokenizer, labels: Sequence[str], *, temperature: float = 1.0
+    ) -> None:
+        self.labels = tuple(labels)
         self._engine = engine
         self._root = tree_of([[*tokenizer.encode(label), tokenizer.eos] for label in labels])
         self._room = room_for(engine, deepest(self._root))
@@ -47,13 +44,6 @@ class Classifier:
 
         Of a prompt that is too long the first id and the most recent ones are read.
         """
-        if self._views is None:
-            return self._read(prompts)
-        written = [self._views.of(prompt) for prompt in prompts]
-        found = [self._read(view) for view in zip(*written, strict=True)]
-        return np.asarray(np.logaddexp.reduce(found) - math.log(len(found)))
-
-    def _read(self, prompts: Sequence[Sequence[int]]) -> Logprobs:
         found = np.zeros((len(prompts), len(self.labels)))
         reached: list[dict[int, float]] = [{id(self._root): 0.0} for _ in prompts]
 

@@ -11,7 +11,6 @@ from gencli.decoding.decoder import Engine
 from gencli.decoding.engines import open_engine
 from gencli.decoding.labels import Classifier, all_logprobs
 from gencli.decoding.prompts import turn_ids
-from gencli.decoding.views import views_of
 from gencli.evaluation.answers import answers
 from gencli.evaluation.measures import Array, Numbers, calibration_error, token_f1
 from gencli.model.confidence import (
@@ -135,9 +134,7 @@ def _labels_fit(
     if len(known) < FEWEST_PAIRS:
         return None
     tokenizer = folder.tokenizer
-    classifier = Classifier(
-        engine, tokenizer, tuple(labels), temperature=HOTTEST_FLOOR, views=views_of(folder)
-    )
+    classifier = Classifier(engine, tokenizer, tuple(labels), temperature=HOTTEST_FLOOR)
     prompts = [turn_ids(tokenizer, pair.turns[:-1]) for pair in known]
     logprobs = all_logprobs(classifier, prompts, rows=ROWS, check=check)
     truth = np.array([labels[pair.completion] for pair in known])

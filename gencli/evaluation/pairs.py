@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from gencli.decoding.decoder import Engine
 from gencli.decoding.labels import Classifier, all_logprobs
 from gencli.decoding.prompts import turn_ids
-from gencli.decoding.views import views_of
 from gencli.evaluation.answers import Answer, answers
 from gencli.evaluation.calibration import HOTTEST_FLOOR, ROWS, curve_of, fit_answers, fit_temperature
 from gencli.evaluation.cost import Rounded, cost_of
@@ -165,7 +164,7 @@ def judge_labels(
     numbers = {name: number for number, name in enumerate(names)}
     truth = np.array([numbers[pair.completion] for pair in pairs])
     warmth = max(calibration.temperature, HOTTEST_FLOOR)
-    classifier = Classifier(engine, tokenizer, labels, temperature=warmth, views=views_of(folder))
+    classifier = Classifier(engine, tokenizer, labels, temperature=warmth)
     logprobs = all_logprobs(classifier, [turn_ids(tokenizer, pair.turns[:-1]) for pair in pairs], rows=ROWS)
     said = logprobs.argmax(axis=1)
     right = (said == truth).astype(np.float64)

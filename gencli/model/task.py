@@ -14,23 +14,16 @@ if TYPE_CHECKING:
 
 ANSWER, LABEL = "answer", "label"
 MOST_LABELS = 10_000
-MOST_VIEWS = 64
 # Answers under any name are labels if there are so many pairs, so many of each answer, none longer.
 PAIRS_TO_TELL, PAIRS_A_LABEL, LONGEST_LABEL = 100, 20, 60
 
 
 @dataclass(frozen=True)
 class Task:
-    """The kind, "answer" or "label", and the sorted labels, none for answers.
-
-    A text is labelled in `views` ways to write it, in all but the first of which the share `splits` of its
-    pieces is parted.
-    """
+    """The kind, "answer" or "label", and the sorted labels, none for answers."""
 
     kind: str = ANSWER
     labels: tuple[str, ...] = ()
-    views: int = 1
-    splits: float = 0.0
 
     @property
     def has_labels(self) -> bool:
@@ -39,8 +32,7 @@ class Task:
 
     def record(self) -> dict[str, object]:
         """Return the task as gencli.json has it."""
-        ways = {"views": self.views, "splits": self.splits} if self.views > 1 else {}
-        return {"kind": self.kind, "labels": list(self.labels), **ways}
+        return {"kind": self.kind, "labels": list(self.labels)}
 
 
 def task_in(lineage: Mapping[str, object], where: str) -> Task:
@@ -48,17 +40,12 @@ def task_in(lineage: Mapping[str, object], where: str) -> Task:
     found = lineage.get("task")
     if found is None:
         return Task()
-    if not isinstance(found, dict):
-        _refuse(where)
-    kind, labels = found.get("kind"), found.get("labels", [])
+    kind, labels = (found.get("kind"), found.get("labels", [])) if isinstance(found, dict) else (None, None)
     if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
         _refuse(where)
     if kind not in (ANSWER, LABEL) or bool(labels) != (kind == LABEL) or len(set(labels)) != len(labels):
         _refuse(where)
-    views, splits = found.get("views", 1), found.get("splits", 0.0)
-    if not (type(views) is int and 1 <= views <= MOST_VIEWS and type(splits) is float and 0 <= splits < 1):
-        _refuse(where)
-    return Task(kind, tuple(labels), views, splits)
+    return Task(kind, tuple(labels))
 
 
 def _refuse(where: str) -> NoReturn:

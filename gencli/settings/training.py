@@ -189,13 +189,6 @@ class FinetuneSettings(Training, OneModel):
         most=0.95,
         panel=LEARNING,
     )
-    views: int | None = knob(
-        None,
-        "In how many ways, by --prompt-splits, a text is written to be labelled; the mean counts.",
-        least=1,
-        most=64,
-        panel=LEARNING,
-    )
     lora: int = knob(
         0, "Teach low-rank updates of this rank and leave the model's own weights as they are; 0 teaches all.",
         least=0, most=1024, panel=LEARNING, metavar="RANK",

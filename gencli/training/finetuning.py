@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from gencli.errors import UsageError
 from gencli.model.adapter import Adapter
@@ -71,7 +70,7 @@ def prepare_finetuning(
             "base model": str(parent["weights"]),
         },
         parent={**parent, "beside": os.path.relpath(base.path.resolve(), settings.output.resolve())},
-        extra={"task": _labelled(settings, task).record(), "turns": lessons.most_turns},
+        extra={"task": task.record(), "turns": lessons.most_turns},
         adapter=adapter if settings.adapter else None,
     )
     return assemble(
@@ -110,17 +109,6 @@ def _adapter(settings: FinetuneSettings, lessons: Lessons) -> Adapter | None:
     if not settings.lora:
         return None
     return Adapter(str(lessons.base.path.resolve()), settings.lora, ALPHA * settings.lora)
-
-
-def _labelled(settings: FinetuneSettings, task: Task) -> Task:
-    """Return the task with the ways in which a text will be read. Raises UsageError if there is only one."""
-    views = settings.views or 1
-    if views > 1 and not (task.has_labels and settings.prompt_splits):
-        raise UsageError(
-            "--views is for labels learned from prompts in other pieces",
-            hint="leave it out, or add --prompt-splits 0.3",
-        )
-    return replace(task, views=views, splits=float(settings.prompt_splits or 0.0))
 
 
 def _changes(settings: FinetuneSettings, task: Task, tokenizer: Tokenizer, *, longest: int) -> Changes | None:

@@ -73,7 +73,6 @@ class Plan(Event):
     prompt_splits: float
     prompt_mix: float
     averaging: float
-    views: int
     lora: int
     steps_per_epoch: int
 
@@ -93,8 +92,6 @@ class Plan(Event):
             how.append(f"label smoothing {self.label_smoothing:g}")
         if self.averaging:
             how.append(f"averaging {self.averaging:g}")
-        if self.views > 1:
-            how.append(f"labels from {self.views} views")
         what = f"updates of rank {self.lora}" if self.lora else "all weights"
         return [
             f"plan: {length}{self.steps_per_epoch:,} steps of {self.rows} pairs, {what}, {', '.join(how)}",
@@ -123,7 +120,6 @@ def planned(settings: FinetuneSettings, task: Task, pairs: int) -> FinetuneSetti
         "prompt_splits": choice.prompt_splits,
         "prompt_mix": choice.prompt_mix,
         "averaging": _averaging(updates) if task.has_labels else 0.0,
-        "views": 1,
     }
     return replace(
         settings, **{name: value for name, value in filled.items() if getattr(settings, name) is None}
@@ -161,7 +157,6 @@ def plan_of(
         prompt_splits=settings.prompt_splits or 0.0,
         prompt_mix=settings.prompt_mix or 0.0,
         averaging=settings.averaging or 0.0,
-        views=settings.views or 1,
         lora=settings.lora,
         steps_per_epoch=steps_per_epoch,
     )
