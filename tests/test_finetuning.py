@@ -66,7 +66,12 @@ def test_what_is_left_open_is_chosen_by_the_task_and_the_number_of_pairs() -> No
         planned(given_, labels, 100),
         planned(given_, Task(), 18_000),
     )
-    assert many.prompt_mix and many.prompt_splits and not few.prompt_mix and few.epochs > (many.epochs or 0)
+    assert (
+        many.prompt_mix
+        and many.prompt_splits
+        and not few.prompt_mix
+        and (few.epochs or 0) > (many.epochs or 0)
+    )
     assert (many.averaging, few.averaging) == (0.986, 0.867)
     assert not free.prompt_mix and not free.prompt_splits and not free.averaging
     off = planned(replace(given_, prompt_mix=0.0, averaging=0.0), labels, 18_000)
