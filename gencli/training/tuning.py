@@ -15,8 +15,6 @@ from gencli.text.survey import Survey
 from gencli.training.events import Event
 
 ADAPTER_RATE = 0.004  # AdamW's, of the two thin matrices of an update of low rank
-
-
 AVERAGED = 1 / 20  # of a run's updates, over which the weights are averaged, and at most
 MOST_AVERAGED = 100  # updates
 
