@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from gencli.errors import MachineError
+from gencli.kernels.team import cores
 from gencli.model.gpt import GPT
 from gencli.model.scoring import Batch
 from gencli.training import runtime as module
 from gencli.training.gradients import Gradients
-from gencli.training.runtime import Runtime, available_cores, choose_runtime, undisturbed, with_compiler
+from gencli.training.runtime import Runtime, choose_runtime, undisturbed, with_compiler
 from gencli.training.world import World
 from tests.conftest import tiny_shape
 
@@ -39,7 +40,7 @@ def test_the_gain_of_bfloat16_is_measured() -> None:
 def test_no_more_threads_than_cores() -> None:
     before = torch.get_num_threads()
     try:
-        assert 1 <= choose_runtime("cpu").threads <= available_cores()
+        assert 1 <= choose_runtime("cpu").threads <= cores()
         assert choose_runtime("cpu", threads=1).threads == torch.get_num_threads() == 1
         assert "1 thread," in choose_runtime("cpu", threads=1).describe()
     finally:

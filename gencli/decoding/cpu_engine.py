@@ -83,7 +83,7 @@ class CpuEngine:
         self._shape = shape
         self.threads = cores() if threads is None else max(1, min(threads, cores()))
         self._rows = np.empty(0, dtype=np.int64)
-        self._precision, self._slots = precision, 0
+        self._slots = 0
         self._weights = placed(shape, weights, precision)
         self._cache = self._empty_cache(0, 0)
         ways = ["together", "alone"] if self.threads > 1 else ["alone"]

@@ -111,18 +111,25 @@ def _product(
 
 
 @inlined
+def _normed(x: FloatArray, weight: int, model: _Model, work: _Work) -> tuple[FloatArray, Rounded]:
+    """Return x (M, W) normed with the weight at an address, and as what packed weights are multiplied by."""
+    count, width = x.shape
+    normed = matrix_at(work.own[layout.NORMED], count, width, np.float32)
+    room = _room(work.own, count, width)
+    _norm(x, matrix_at(weight, 1, width, np.float32), model.epsilon, normed, work.first, work.end)
+    rounded(normed, work.first, work.end, room, model.like)
+    _wait(work)
+    return normed, room
+
+
+@inlined
 def _attention(
     x: FloatArray, weights: IntArray, model: _Model, cache: Cache, places: Places, work: _Work
 ) -> FloatArray:
     """Return what attention adds to x (M, W), as (M, W or more)."""
     width, heads, shared, head_width = model.sizes[1:5]
     count = x.shape[0]
-    normed = matrix_at(work.own[layout.NORMED], count, width, np.float32)
-    weight = matrix_at(weights[layout.ATTENTION_NORM], 1, width, np.float32)
-    room = _room(work.own, count, width)
-    _norm(x, weight, model.epsilon, normed, work.first, work.end)
-    rounded(normed, work.first, work.end, room, model.like)
-    _wait(work)
+    normed, room = _normed(x, weights[layout.ATTENTION_NORM], model, work)
     place, attention, some = weights[layout.QUERY :], heads * head_width, shared * head_width
     inputs = (
         _product(normed, room, place, attention, layout.RAW_QUERIES, model.like, work),
@@ -161,12 +168,7 @@ def _attention(
 def _mlp(x: FloatArray, weights: IntArray, model: _Model, work: _Work) -> FloatArray:
     """Return what the MLP adds to x (M, W), as (M, W or more)."""
     width, hidden, count = model.sizes[layout.WIDTH], model.sizes[layout.HIDDEN], x.shape[0]
-    normed = matrix_at(work.own[layout.NORMED], count, width, np.float32)
-    weight = matrix_at(weights[layout.MLP_NORM], 1, width, np.float32)
-    room = _room(work.own, count, width)
-    _norm(x, weight, model.epsilon, normed, work.first, work.end)
-    rounded(normed, work.first, work.end, room, model.like)
-    _wait(work)
+    normed, room = _normed(x, weights[layout.MLP_NORM], model, work)
     gates = _product(normed, room, weights[layout.GATE :], hidden, layout.GATES, model.like, work)
     ups = _product(normed, room, weights[layout.UP :], hidden, layout.UPS, model.like, work)
     inner = matrix_at(work.common[layout.INNER], count, hidden, np.float32)

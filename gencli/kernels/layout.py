@@ -19,8 +19,7 @@ ATTENTION_NORM, QUERY, KEY, VALUE, QUERY_NORM, KEY_NORM, OUTPUT, MLP_NORM, GATE,
 FINAL_NORM, HEAD = 0, 2
 WEIGHT_WORDS = 22
 
-# Sizes; the slots are what scratch for attention holds: as many as a row of the
-# cache has, and a group
+# Sizes; the slots are what scratch for attention holds: one more than a row may have, in whole groups.
 LAYERS, WIDTH, HEADS, SHARED_HEADS, HEAD_WIDTH, HIDDEN, VOCABULARY, SLOTS = range(8)
 
 # Counts of a call

@@ -6,10 +6,12 @@ wait at that moment: nobody is waited for, and a job that finds nobody is done b
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -21,9 +23,15 @@ _MOMENT = 1e-4  # seconds
 _serve, _run = Function("crew", "serve"), Function("crew", "run")
 
 
+@functools.cache
 def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Return how many cores this process may use: what it is bound to, and its group's share of time."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            found = min(found, -(-int(quota) // int(period)))
+    return max(1, found)
 
 
 class _Helpers:

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from gencli.errors import MachineError
+from gencli.kernels.team import cores
 from gencli.model.device import find_device
 
 # What compiling gains, as a share of a run's time, and costs: see the record of the recipe in tests/benchmarks.
@@ -83,7 +84,7 @@ def choose_runtime(device: str = "auto", *, precision: str = "auto", threads: in
     Raises MachineError, with what there is, when the device asked for is not there.
     """
     chosen = find_device(device)
-    wanted = threads or min(torch.get_num_threads(), available_cores())
+    wanted = threads or min(torch.get_num_threads(), cores())
     if torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
     keep_memory(chosen)
@@ -91,16 +92,6 @@ def choose_runtime(device: str = "auto", *, precision: str = "auto", threads: in
     if precision == "auto" and bfloat16_gain(chosen) >= _BFLOAT16_PAYS_FROM:
         dtype = torch.bfloat16
     return Runtime(chosen, dtype, wanted)
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use: what it is bound to, and its group's share of time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        if quota != "max":
-            cores = min(cores, -(-int(quota) // int(period)))
-    return max(1, cores)
 
 
 def bfloat16_gain(device: torch.device) -> float:
