@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gencli.text import rows
-from gencli.text.examples import split_by_prompt
+from gencli.text.examples import parted, split_by_prompt
 from gencli.text.pairs import read_pairs
 from tests.bad_inputs import Row, contents, met, row
 from tests.conftest import Cli
@@ -113,9 +113,19 @@ def test_odd_pairs_are_used_and_told(row: Row, cli: Cli, tmp_path: Path, model_f
 def test_p25_an_example_is_never_on_both_sides(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(line(f"{n % 9}?", "x") for n in range(40)), encoding="utf-8")
-    train, held_out = split_by_prompt(read_pairs(path).pairs, share=0.3, seed=0)
+    train, held_out = split_by_prompt(read_pairs(path).pairs, share=0.3)
     assert train and held_out
     assert not {pair.prompt for pair in train} & {pair.prompt for pair in held_out}
+
+
+def test_what_is_held_out_depends_on_the_prompts_alone(tmp_path: Path) -> None:
+    """A model that is aligned on the prompts of its fine-tuning is judged by what it never learned from."""
+    prompts, held_out = [f"{n}?" for n in range(40)], []
+    for name, some in (("pairs", prompts), ("others", prompts[::-1])):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(line(prompt, name) for prompt in some), encoding="utf-8")
+        held_out.append({pair.prompt for pair in split_by_prompt(read_pairs(path).pairs, share=0.3)[1]})
+    assert held_out[0] == held_out[1] == set(parted(prompts, str, share=0.3)[1])
 
 
 @pytest.fixture

@@ -89,12 +89,12 @@ def prepare_goals(settings: AlignSettings, cache: Path, *, say: Callable[[str], 
     goals: Goals
     if settings.method == DPO:
         preferences = tuple(row for file in _preference_files(settings, say) for row in file.preferences)
-        train, held_out = parted(preferences, _asked, share=settings.validation, seed=settings.seed)
+        train, held_out = parted(preferences, _asked, share=settings.validation)
         goals = Preferred(settings, base, tuple(train), tuple(held_out))
     else:
         reward = _reward(settings)
         prompts = tuple(row for file in _prompt_files(settings, say) for row in file.prompts)
-        learned, judged = parted(prompts, _asked, share=settings.validation, seed=settings.seed)
+        learned, judged = parted(prompts, _asked, share=settings.validation)
         say(f"reward: {reward.words}")
         goals = Rewarded(settings, base, tuple(learned), tuple(judged), reward)
     if not goals.train:

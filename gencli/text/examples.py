@@ -78,21 +78,20 @@ def encode_pairs(
     return Examples(tuple(examples), prompts, answers)
 
 
-def split_by_prompt(pairs: Sequence[Pair], *, share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+def split_by_prompt(pairs: Sequence[Pair], *, share: float) -> tuple[list[Pair], list[Pair]]:
     """Return (train, held out): pairs with the same prompt always fall on the same side.
 
     The prompts whose digest comes first are held out, at least one if `share` is above 0 and there are
-    two or more.
+    two or more. They depend on nothing else: what a model did not learn from when it was fine-tuned is held
+    out again when it is aligned on the same prompts.
     """
-    return parted(pairs, _prompt, share=share, seed=seed)
+    return parted(pairs, _prompt, share=share)
 
 
-def parted(
-    rows: Sequence[Row], prompt: Callable[[Row], str], *, share: float, seed: int
-) -> tuple[list[Row], list[Row]]:
+def parted(rows: Sequence[Row], prompt: Callable[[Row], str], *, share: float) -> tuple[list[Row], list[Row]]:
     """Return (train, held out) as `split_by_prompt` does, for rows of any kind that have a prompt."""
     prompts = dict.fromkeys(map(prompt, rows))
-    ordered = sorted(prompts, key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest())
+    ordered = sorted(prompts, key=lambda text: hashlib.sha256(f"0\0{text}".encode()).digest())
     count = min(max(1, round(share * len(ordered))), len(ordered) - 1) if share else 0
     chosen = set(ordered[:count])
     train = [row for row in rows if prompt(row) not in chosen]

@@ -74,7 +74,7 @@ def prepare_pairs(
         train, held_out = pairs, list(apart.pairs)
         task = detected_task([*files, apart], settings.task)
     else:
-        train, held_out = split_by_prompt(pairs, share=settings.validation, seed=settings.seed)
+        train, held_out = split_by_prompt(pairs, share=settings.validation)
         task = detected_task(files, settings.task)
     say(_told(task, asked=settings.task))
     if not train:
