@@ -179,7 +179,7 @@ def test_many_numbers_become_one(numbers: Any) -> None:
 
 
 def test_room_is_zero_and_begins_with_lines() -> None:
-    room = Room(3 * LINE + 4 * 100)
+    room = Room([15, 4 * 100])
     first, second = room.take((3, 5), np.uint8), room.take((2, 50), np.float32)
     for array in (first, second):
         assert array.ctypes.data % LINE == 0 and not array.any()

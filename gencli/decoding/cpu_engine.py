@@ -17,7 +17,7 @@ from gencli.decoding.cpu_weights import Precision, Weights, placed
 from gencli.errors import UsageError
 from gencli.kernels import layout
 from gencli.kernels.machine_code import Function
-from gencli.kernels.room import LINE, Room, whole
+from gencli.kernels.room import Room, whole
 from gencli.kernels.team import Job, cores, summon
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class CpuEngine:
         scales: tuple[int, ...] = sizes[2] if kind != np.float32 else (*every, 0)
         single = np.dtype(np.float32)
         arrays = [(sizes[0], kind), (sizes[1], kind), (scales, single), (scales, single)]
-        room = Room(sum(whole(math.prod(size) * each.itemsize, LINE) for size, each in arrays))
+        room = Room(math.prod(size) * each.itemsize for size, each in arrays)
         return Cache(*(room.take(size, each) for size, each in arrays))
 
     def _use(self, cache: Cache) -> None:
@@ -272,7 +272,7 @@ class _Call:
             shape.vocabulary, whole(max(slots + 1, shape.head_width), layout.GROUP),
         )  # fmt: skip
         words = layout.scratch_words(sizes, most)
-        room = Room(threads * sum(whole(4 * each, LINE) for each in words) + 4 * most * vocabulary)
+        room = Room(4 * each for each in [*(words * threads), most * vocabulary])
         self._scratch = [[room.take((each,), np.float32) for each in words] for _ in range(threads)]
         scratch = [[each.__array_interface__["data"][0] for each in own] for own in self._scratch]
         self._logits = room.take((most, vocabulary), np.float32)

@@ -72,13 +72,12 @@ def placed(shape: Shape, weights: Mapping[str, FloatArray], precision: Precision
     addresses = np.zeros((shape.layers + 1, layout.WEIGHT_WORDS), np.int64)
     kept: list[Array] = []
     packs = precision == "int8" and multiplies_bytes()
-    room = Room(sum(math.prod(_packed_size(*size)) for size in shape.tensors().values()) if packs else 0)
+    room = Room(math.prod(_packed_size(*size)) for size in shape.tensors().values() if packs)
 
     def put(layer: int, word: int, *arrays: Array) -> None:
         for number, array in enumerate(arrays):
-            whole = np.ascontiguousarray(array)
-            kept.append(whole)
-            addresses[layer, word + number] = whole.__array_interface__["data"][0]
+            kept.append(np.ascontiguousarray(array))
+            addresses[layer, word + number] = kept[-1].__array_interface__["data"][0]
 
     def put_matrix(layer: int, word: int, name: str) -> None:
         matrix = weights[f"{name}.weight"]

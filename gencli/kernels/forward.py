@@ -123,11 +123,22 @@ def _normed(x: FloatArray, weight: int, model: _Model, work: _Work) -> tuple[Flo
 
 
 @inlined
+def _change(x: FloatArray, place: IntArray, model: _Model, work: _Work) -> FloatArray:
+    """Return what all threads have made of x (M, columns) with a matrix (W, columns), as (M, W or more)."""
+    room = _room(work.own, x.shape[0], x.shape[1])
+    rounded(x, work.first, work.end, room, model.like)
+    _wait(work)
+    change = _product(x, room, place, model.sizes[layout.WIDTH], layout.CHANGE, model.like, work)
+    meet(work.job, work.threads)
+    return change
+
+
+@inlined
 def _attention(
     x: FloatArray, weights: IntArray, model: _Model, cache: Cache, places: Places, work: _Work
 ) -> FloatArray:
     """Return what attention adds to x (M, W), as (M, W or more)."""
-    width, heads, shared, head_width = model.sizes[1:5]
+    heads, shared, head_width = model.sizes[layout.HEADS : layout.HIDDEN]
     count = x.shape[0]
     normed, room = _normed(x, weights[layout.ATTENTION_NORM], model, work)
     place, attention, some = weights[layout.QUERY :], heads * head_width, shared * head_width
@@ -156,18 +167,13 @@ def _attention(
     first, end = share(count * heads, work.thread, work.threads)
     attend(first, end, queries, cache, places, scratch, seen, joined)
     meet(work.job, work.threads)
-    room = _room(work.own, count, attention)
-    rounded(joined, work.first, work.end, room, model.like)
-    _wait(work)
-    change = _product(joined, room, weights[layout.OUTPUT :], width, layout.CHANGE, model.like, work)
-    meet(work.job, work.threads)
-    return change
+    return _change(joined, weights[layout.OUTPUT :], model, work)
 
 
 @inlined
 def _mlp(x: FloatArray, weights: IntArray, model: _Model, work: _Work) -> FloatArray:
     """Return what the MLP adds to x (M, W), as (M, W or more)."""
-    width, hidden, count = model.sizes[layout.WIDTH], model.sizes[layout.HIDDEN], x.shape[0]
+    hidden, count = model.sizes[layout.HIDDEN], x.shape[0]
     normed, room = _normed(x, weights[layout.MLP_NORM], model, work)
     gates = _product(normed, room, weights[layout.GATE :], hidden, layout.GATES, model.like, work)
     ups = _product(normed, room, weights[layout.UP :], hidden, layout.UPS, model.like, work)
@@ -175,12 +181,7 @@ def _mlp(x: FloatArray, weights: IntArray, model: _Model, work: _Work) -> FloatA
     first, end = part(hidden, work.thread, work.threads)
     _gate(gates, ups, inner, first, end)
     meet(work.job, work.threads)
-    room = _room(work.own, count, hidden)
-    rounded(inner, work.first, work.end, room, model.like)
-    _wait(work)
-    change = _product(inner, room, weights[layout.DOWN :], width, layout.CHANGE, model.like, work)
-    meet(work.job, work.threads)
-    return change
+    return _change(inner, weights[layout.DOWN :], model, work)
 
 
 @inlined

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,11 @@ def whole(number: int, step: int) -> int:
 class Room:
     """One stretch of memory for several arrays, each of which begins with a line of the processor's cache.
 
-    It is all zeros, and taken from the system only as it is written to. `nbytes` are those of all arrays and up to
-    a line for each.
+    It is all zeros, and taken from the system only as it is written to. `nbytes` are those of each array.
     """
 
-    def __init__(self, nbytes: int) -> None:
-        memory = mmap.mmap(-1, max(nbytes, 1))
+    def __init__(self, nbytes: Iterable[int]) -> None:
+        memory = mmap.mmap(-1, max(sum(whole(each, LINE) for each in nbytes), 1))
         if hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(memory, np.uint8)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gencli.errors import MachineError, ModelError
-from gencli.kernels.room import LINE, Room, whole
+from gencli.kernels.room import Room
 from gencli.text.json_lines import parsed_file, spelled
 from gencli.text.magic import misnamed_kind
 
@@ -90,7 +90,7 @@ class TensorFile:
 
         All stand in one stretch of memory: large pages hold it, which a processor finds sooner.
         """
-        room = Room(sum(whole(4 * prod(stored.shape), LINE) for stored in self.tensors.values()))
+        room = Room(4 * prod(stored.shape) for stored in self.tensors.values())
         with _told(self.path), self.path.open("rb", buffering=0) as file:
             for name, stored in self.tensors.items():
                 array = room.take((prod(stored.shape),), np.float32)
