@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gencli.decoding.engines import open_engine
+from gencli.decoding.labeller import Labeller
 from gencli.errors import ModelError
 from gencli.evaluation.calibration import calibrate, fit_answers, fit_temperature, label_error, thinned
+from gencli.evaluation.pairs import judge_labels
 from gencli.model.confidence import (
     CALIBRATION,
     UNCALIBRATED,
@@ -22,9 +25,11 @@ from gencli.model.confidence import (
     write_calibration,
 )
 from gencli.model.folder import WEIGHTS, open_model, publish
+from gencli.model.ngrams import NGRAMS, Ngrams
 from gencli.storage import digest_of
 from gencli.text.pairs import Pair, Turn
 from gencli.text.tokenizer import Tokenizer
+from gencli.training.ngram_fitting import fitted_ngrams
 from tests.conftest import random_model, tiny_shape
 
 FITTED = Calibration("", LabelsFit(1.5, 200, 0.1, 0.02), AnswersFit(0.8, 1.2, 100, 0.2, 0.03))
@@ -122,6 +127,45 @@ def test_a_model_is_calibrated_on_held_out_pairs(labeller: Path) -> None:
     assert found.answers.ece_after < 0.1
     assert len(lines) == 1 and "60 held-out pairs" in lines[0]
     assert json.loads((labeller / CALIBRATION).read_text())["weights"] == digest_of(labeller / WEIGHTS)
+
+
+def test_ngrams_count_beside_the_model_and_are_kept(labeller: Path) -> None:
+    """A random model knows nothing, and the n-grams everything."""
+    pairs = [
+        Pair((Turn("user", f"{word} {number}"), Turn("assistant", label)), "x", number)
+        for number in range(80)
+        for word, label in [("great", "강") if number % 3 else ("awful", "산")]
+    ]
+    texts, labels = [pair.prompt for pair in pairs], [int(pair.completion == "산") for pair in pairs]
+    ngrams = fitted_ngrams(texts[:40], labels[:40], 2)
+    folder = open_model(labeller)
+    found = calibrate(folder, pairs[40:], ngrams=ngrams)
+    assert found is not None and found.labels is not None and found.labels.ngrams > 0.5
+    assert read_calibration(labeller) == (found, "")
+    engine = open_engine(folder)
+    ranked = Labeller(folder, engine).ranked(["great 1000", "awful 1000"])
+    assert [row[0][0] for row in ranked] == ["강", "산"]
+    assert all(row[0][1] > 0.8 for row in ranked)
+    judged, figures = judge_labels(pairs[40:], folder, engine, folder.task.labels, found)
+    assert figures.accuracy == 1 > figures.model_accuracy and figures.ngrams == found.labels.ngrams
+    assert all(one.exact for one in judged)
+    others = Labeller(folder, engine, ["산", "강"]).ranked(["great 1000"])[0]
+    assert others != ranked[0]
+    assert calibrate(folder, pairs[:40]) is not None
+    kept = read_calibration(labeller)[0]
+    assert kept.ngrams is not None and np.array_equal(kept.ngrams.vectors, ngrams.vectors)
+
+
+def test_ngrams_that_changed_do_not_count(labeller: Path) -> None:
+    ngrams = Ngrams(np.array([1, 5], np.uint64), np.ones((3, 2), np.float32))
+    fit = LabelsFit(1.5, 200, 0.1, 0.02, 1.0)
+    write_calibration(labeller, Calibration(digest_of(labeller / WEIGHTS), fit, ngrams=ngrams))
+    assert read_calibration(labeller)[0].labels == fit
+    (labeller / NGRAMS).write_bytes((labeller / NGRAMS).read_bytes()[:-4])
+    found, note = read_calibration(labeller)
+    assert found == UNCALIBRATED and NGRAMS in note
+    (labeller / NGRAMS).unlink()
+    assert read_calibration(labeller)[0] == UNCALIBRATED
 
 
 def test_a_few_pairs_are_too_few(labeller: Path) -> None:

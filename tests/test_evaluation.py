@@ -153,7 +153,7 @@ def judged(said: list[str], expected: list[str], task: str) -> PairsScore:
         for pair, text in zip(pairs, said, strict=True)
     ]
     figures = (
-        LabelFigures(0, 0, 0, 0, 1, "", [], [])
+        LabelFigures(0, 0, 0, 0, 0, 0, 1, "", [], [])
         if task == "label"
         else AnswerFigures(0, 0, 0, 0, 0, "")
     )  # fmt: skip

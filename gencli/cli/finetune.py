@@ -44,6 +44,7 @@ def finetune(settings: FinetuneSettings) -> None:
     from gencli.training.continuing import place_of, settings_for_pairs, spent_on_text
     from gencli.training.finetuning import prepare_finetuning
     from gencli.training.lessons import prepare_pairs
+    from gencli.training.ngram_fitting import ngrams_of
     from gencli.training.world import current
     from gencli.ui import Screen
 
@@ -75,7 +76,12 @@ def finetune(settings: FinetuneSettings) -> None:
     if code:
         raise typer.Exit(code)
     if world.leads and lessons.held_out:
-        calibrate(open_model(settings.output, cache_folder()), lessons.held_out, say=screen.note)
+        calibrate(
+            open_model(settings.output, cache_folder()),
+            lessons.held_out,
+            ngrams=ngrams_of(lessons),
+            say=screen.note,
+        )
 
 
 def _show(lessons: Lessons, *, json: bool) -> None:

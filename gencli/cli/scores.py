@@ -69,12 +69,12 @@ def _label_table(scores: Sequence[PairsScore], screen: Screen, *, several: bool)
         assert isinstance(figures, LabelFigures)
         rows.append(
             (
-                *_name(score, several), f"{score.pairs:,}", f"{figures.accuracy:.1%}", f"{figures.macro_f1:.4f}",
-                f"{figures.ece_before:.3f}", f"{figures.ece_after:.3f}", f"{figures.temperature:.2f}",
+                *_name(score, several), f"{score.pairs:,}", f"{figures.accuracy:.1%}", f"{figures.model_accuracy:.1%}",
+                f"{figures.macro_f1:.4f}", f"{figures.ece_before:.3f}", f"{figures.ece_after:.3f}", f"{figures.temperature:.2f}",
                 f"{score.bits_per_byte:.4f}",
             )
         )  # fmt: skip
-    head = ("pairs", "accuracy", "macro-F1", "ECE", "calibrated", "temperature", "bits/byte")
+    head = ("pairs", "accuracy", "without n-grams", "macro-F1", "ECE", "calibrated", "temperature", "bits/byte")
     screen.table("Scores", rows, (*_head(several), *head))
     _tell_calibration(scores, screen)
 

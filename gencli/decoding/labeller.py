@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gencli.decoding.labels import Classifier, all_logprobs
 from gencli.decoding.prompts import prompt_ids
 from gencli.errors import ModelError
-from gencli.model.confidence import read_calibration, shares
+from gencli.model.confidence import UNCALIBRATED, read_calibration, shares
 
 if TYPE_CHECKING:
     from gencli.decoding.decoder import Engine
@@ -28,15 +28,18 @@ class Labeller:
         self.labels = tuple(labels) or folder.task.labels
         check_labels(folder, self.labels)
         calibration, self.note = read_calibration(folder.path)
-        # a temperature that was fitted for other labels says nothing of these
-        self._temperature = calibration.temperature if self.labels == folder.task.labels else 1.0
+        # what was fitted for other labels says nothing of these
+        self._calibration = calibration if self.labels == folder.task.labels else UNCALIBRATED
         self._tokenizer = folder.tokenizer
-        self._classifier = Classifier(engine, self._tokenizer, self.labels, temperature=self._temperature)
+        self._classifier = Classifier(
+            engine, self._tokenizer, self.labels, temperature=self._calibration.temperature
+        )
 
     def ranked(self, texts: Sequence[str], *, rows: int = ROWS) -> list[list[tuple[str, float]]]:
         """Return for each text all labels with their probabilities, the likeliest first."""
         prompts = [prompt_ids(self._tokenizer, text, chat=True) for text in texts]
-        found = shares(all_logprobs(self._classifier, prompts, rows=rows), self._temperature)
+        logprobs = self._calibration.joined(all_logprobs(self._classifier, prompts, rows=rows), texts)
+        found = shares(logprobs, self._calibration.temperature)
         return [sorted(zip(self.labels, row, strict=True), key=lambda one: -one[1]) for row in found.tolist()]
 
 

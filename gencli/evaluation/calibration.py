@@ -14,17 +14,20 @@ from gencli.decoding.prompts import turn_ids
 from gencli.evaluation.answers import answers
 from gencli.evaluation.measures import Array, Numbers, calibration_error, token_f1
 from gencli.model.confidence import (
+    NGRAMS_COUNT,
     OFFSETS,
     SLOPES,
     TEMPERATURES,
     AnswersFit,
     Calibration,
     LabelsFit,
+    read_calibration,
     shares,
     sigmoid,
     write_calibration,
 )
 from gencli.model.folder import ModelFolder, weights_file
+from gencli.model.ngrams import Ngrams
 from gencli.storage import digest_of
 from gencli.text.pairs import Pair
 
@@ -39,6 +42,7 @@ def calibrate(
     folder: ModelFolder,
     pairs: Sequence[Pair],
     *,
+    ngrams: Ngrams | None = None,
     engine: Engine | None = None,
     say: Callable[[str], None] = lambda line: None,
     check: Callable[[], None] = lambda: None,
@@ -46,7 +50,8 @@ def calibrate(
     """Fit the confidence of a fine-tuned model on `pairs` that it never learned, and keep it in its folder.
 
     To be called once its final weights are published, with the held-out pairs of the run. A label task gets a
-    temperature, and each model a calibration of its free answers. `engine` runs the folder's weights; one is
+    temperature, and `ngrams`, or else those in the folder, a weight beside the model; each model gets a calibration
+    of its free answers. `engine` runs the folder's weights; one is
     opened if none is given. `say` is told the outcome in a line; `check` is called now and then and may raise.
     Returns None, and keeps nothing, if there are fewer than 20 pairs. Raises MachineError when the disk refuses.
     """
@@ -55,10 +60,13 @@ def calibrate(
         return None
     engine = engine or open_engine(folder)
     check()
-    labels = _labels_fit(folder, thinned(pairs, MOST_LABELLED), engine, check)
+    if ngrams is None:
+        ngrams = read_calibration(folder.path)[0].ngrams
+    labels = _labels_fit(folder, thinned(pairs, MOST_LABELLED), engine, ngrams, check)
     check()
     fit = _answers_fit(folder, thinned(pairs, MOST_ANSWERED), engine, check)
-    found = Calibration(digest_of(weights_file(folder.path)), labels, fit)
+    counts = labels is not None and labels.ngrams > 0
+    found = Calibration(digest_of(weights_file(folder.path)), labels, fit, ngrams if counts else None)
     write_calibration(folder.path, found)
     say(told(found))
     return found
@@ -69,7 +77,9 @@ def told(calibration: Calibration) -> str:
     parts = []
     if fit := calibration.labels:
         parts.append(
-            f"labels by temperature {fit.temperature:.2f}: error {fit.ece_before:.3f} → {fit.ece_after:.3f}"
+            f"labels by temperature {fit.temperature:.2f}"
+            + (f", n-grams count {fit.ngrams:.2f}" if fit.ngrams else "")
+            + f": error {fit.ece_before:.3f} → {fit.ece_after:.3f}"
         )
     if answer := calibration.answers:
         parts.append(f"answers: error {answer.ece_before:.3f} → {answer.ece_after:.3f}")
@@ -95,6 +105,21 @@ def fit_temperature(logprobs: Array, truth: Numbers) -> float:
         return float(-np.log(np.maximum(own, 1e-300)).sum()) + log_temperature**2
 
     return math.exp(_lowest(cost, *map(math.log, TEMPERATURES)))
+
+
+def fit_ngrams(logprobs: Array, evidence: Array, truth: Numbers) -> float:
+    """Return what `evidence` [N, L] is to count beside log-probabilities [N, L], at the temperature best for both.
+
+    The cost of the true labels, with a weak pull towards 0.
+    """
+    rows = np.arange(len(truth))
+
+    def cost(count: float) -> float:
+        both = logprobs + count * evidence
+        own = shares(both, fit_temperature(both, truth))[rows, truth]
+        return float(-np.log(np.maximum(own, 1e-300)).sum()) + 0.1 * count
+
+    return _lowest(cost, *NGRAMS_COUNT, within=0.02)
 
 
 def fit_answers(means: Array, right: Array) -> tuple[float, float]:
@@ -126,7 +151,11 @@ def curve_of(slope: float, offset: float) -> Callable[[Array], Array]:
 
 
 def _labels_fit(
-    folder: ModelFolder, pairs: Sequence[Pair], engine: Engine, check: Callable[[], None]
+    folder: ModelFolder,
+    pairs: Sequence[Pair],
+    engine: Engine,
+    ngrams: Ngrams | None,
+    check: Callable[[], None],
 ) -> LabelsFit | None:
     """Return the temperature for a label task; pairs with labels of their own can't count."""
     labels = {label: number for number, label in enumerate(folder.task.labels)}
@@ -138,10 +167,14 @@ def _labels_fit(
     prompts = [turn_ids(tokenizer, pair.turns[:-1]) for pair in known]
     logprobs = all_logprobs(classifier, prompts, rows=ROWS, check=check)
     truth = np.array([labels[pair.completion] for pair in known])
-    temperature = fit_temperature(logprobs, truth)
-    return LabelsFit(
-        temperature, len(known), label_error(logprobs, truth, 1.0), label_error(logprobs, truth, temperature)
-    )
+    count, joined = 0.0, logprobs
+    if ngrams is not None:
+        evidence = ngrams.logprobs([pair.prompt for pair in known])
+        count = fit_ngrams(logprobs, evidence, truth)
+        joined = logprobs + count * evidence
+    temperature = fit_temperature(joined, truth)
+    before, after = label_error(logprobs, truth, 1.0), label_error(joined, truth, temperature)
+    return LabelsFit(temperature, len(known), before, after, count)
 
 
 def label_error(logprobs: Array, truth: Numbers, temperature: float) -> float:
@@ -170,11 +203,11 @@ def answers_fit(means: Array, right: Array) -> AnswersFit:
     )
 
 
-def _lowest(cost: Callable[[float], float], low: float, high: float) -> float:
+def _lowest(cost: Callable[[float], float], low: float, high: float, *, within: float = 1e-4) -> float:
     """Return where a function with one valley is lowest, by golden sections."""
     inner = [high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)]
     costs = [cost(place) for place in inner]
-    while high - low > 1e-4:
+    while high - low > within:
         if costs[0] < costs[1]:
             high, inner, costs = inner[1], [0.0, inner[0]], [0.0, costs[0]]
             inner[0] = high - _GOLDEN * (high - low)

@@ -12,7 +12,14 @@ from gencli.decoding.decoder import Engine
 from gencli.decoding.labels import Classifier, all_logprobs
 from gencli.decoding.prompts import turn_ids
 from gencli.evaluation.answers import Answer, answers
-from gencli.evaluation.calibration import HOTTEST_FLOOR, ROWS, curve_of, fit_answers, fit_temperature
+from gencli.evaluation.calibration import (
+    HOTTEST_FLOOR,
+    ROWS,
+    curve_of,
+    fit_answers,
+    fit_temperature,
+    label_error,
+)
 from gencli.evaluation.cost import Rounded, cost_of
 from gencli.evaluation.measures import (
     Array,
@@ -54,11 +61,13 @@ class Judged:
 class LabelFigures:
     """How labels were told, with the calibration error (ECE) before and after the temperature.
 
-    `calibrated_by` says where the temperature is from. `confusion` counts each label (row) by the one it was
-    taken for.
+    `calibrated_by` says where the temperature is from. `ngrams` is what n-grams count beside the model, whose
+    accuracy by itself is `model_accuracy`. `confusion` counts each label (row) by the one it was taken for.
     """
 
     accuracy: float
+    model_accuracy: float
+    ngrams: float
     macro_f1: float
     ece_before: float
     ece_after: float
@@ -165,17 +174,19 @@ def judge_labels(
     truth = np.array([numbers[pair.completion] for pair in pairs])
     warmth = max(calibration.temperature, HOTTEST_FLOOR)
     classifier = Classifier(engine, tokenizer, labels, temperature=warmth)
-    logprobs = all_logprobs(classifier, [turn_ids(tokenizer, pair.turns[:-1]) for pair in pairs], rows=ROWS)
+    own = all_logprobs(classifier, [turn_ids(tokenizer, pair.turns[:-1]) for pair in pairs], rows=ROWS)
+    logprobs = calibration.joined(own, [pair.prompt for pair in pairs]) if kept else own
     said = logprobs.argmax(axis=1)
     right = (said == truth).astype(np.float64)
-    before = shares(logprobs, 1.0).max(axis=1)
     if kept:
         temperature, after = calibration.temperature, shares(logprobs, calibration.temperature).max(axis=1)
     else:
         temperature, after = _temperature_by_halves(logprobs, truth)
     matrix = confusion_matrix(truth, said, len(names))
+    ngrams = calibration.labels.ngrams if kept and calibration.labels else 0.0
     figures = LabelFigures(
-        float(right.mean()), macro_f1(matrix), calibration_error(before, right), calibration_error(after, right),
+        float(right.mean()), float((own.argmax(axis=1) == truth).mean()), ngrams, macro_f1(matrix),
+        label_error(own, truth, 1.0), calibration_error(after, right),
         temperature, KEPT if kept else HALVES, names, matrix.tolist(),
     )  # fmt: skip
     judged = [

@@ -1,9 +1,12 @@
 """How sure a model may be: a few numbers fitted on pairs that it never learned, kept beside its weights.
 
     calibration.json     format, the sha256 of the weights it was fitted for,
-                         labels: temperature; answers: slope and offset; each with its pairs and errors
+                         labels: temperature, and what n-grams count; answers: slope and offset; each with its
+                         pairs and errors
+    ngrams.safetensors   what n-grams say of labels, if they count
 
-A label's probability is its share after all log-probabilities are divided by the temperature (Guo et al. 2017).
+A label's log-probability is that of the model, and so many times that of the n-grams: a product of experts (Hinton
+2002). Its probability is its share after all are divided by the temperature (Guo et al. 2017).
 An answer's confidence is 1 / (1 + exp(-(slope · x + offset))), where x is the mean log-probability of its
 tokens, its end among them (Platt 1999): the token F1 to expect of it, 1 being exactly right. Without a
 calibration it is exp(x), the length-normalised probability.
@@ -14,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,23 +25,29 @@ from numpy.typing import NDArray
 
 from gencli.errors import ModelError
 from gencli.model.folder import read_json, weights_file
+from gencli.model.ngrams import NGRAMS, Ngrams, read_ngrams, write_ngrams
 from gencli.storage import digest_of, replace_file
 
 CALIBRATION = "calibration.json"
 FORMAT = 1
 TEMPERATURES = (0.05, 20.0)  # least and most
+NGRAMS_COUNT = (0.0, 10.0)
 SLOPES, OFFSETS = (0.0, 100.0), (-100.0, 100.0)
 _MOST_PAIRS = 10**12
 
 
 @dataclass(frozen=True)
 class LabelsFit:
-    """The temperature of labels, and their calibration error (ECE) on the pairs of the fit, before and after."""
+    """The temperature of labels, and their calibration error (ECE) on the pairs of the fit, before and after.
+
+    `ngrams` is what the log-probabilities of n-grams count beside those of the model, which count 1.
+    """
 
     temperature: float
     pairs: int
     ece_before: float
     ece_after: float
+    ngrams: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,18 @@ class AnswersFit:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was fitted for the weights with this digest."""
+    """What was fitted for the weights with this digest, with the n-grams that count if any do."""
 
     weights: str = ""
     labels: LabelsFit | None = None
     answers: AnswersFit | None = None
+    ngrams: Ngrams | None = field(default=None, compare=False)
+
+    def joined(self, logprobs: NDArray[np.float64], texts: Sequence[str]) -> NDArray[np.float64]:
+        """Return the model's log-probabilities of labels [N, L] with what the n-grams of the texts add."""
+        if self.labels is None or self.ngrams is None or not self.labels.ngrams:
+            return logprobs
+        return logprobs + self.labels.ngrams * self.ngrams.logprobs(texts)
 
     @property
     def temperature(self) -> float:
@@ -91,34 +107,44 @@ def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
     """Keep a calibration in a model folder. Raises MachineError when the disk refuses."""
-    about = {"format": FORMAT, **{name: value for name, value in asdict(calibration).items() if value}}
+    about: dict[str, object] = {"format": FORMAT, "weights": calibration.weights}
+    if calibration.ngrams is not None:
+        write_ngrams(path, calibration.ngrams)
+        about["ngrams"] = digest_of(path / NGRAMS)
+    about |= {name: asdict(part) for name in ("labels", "answers") if (part := getattr(calibration, name))}
     replace_file(path / CALIBRATION, json.dumps(about, indent=2) + "\n")
 
 
 def read_calibration(path: Path) -> tuple[Calibration, str]:
     """Return the calibration in a model folder, and what a user should know about it, "" if nothing.
 
-    A folder without one, or with one that was fitted for other weights, is uncalibrated. Raises ModelError
-    for a file that holds anything else.
+    A folder without one, or with one that was fitted for other weights or n-grams, is uncalibrated. Raises
+    ModelError for a file that holds anything else.
     """
     if not (path / CALIBRATION).exists():
         return UNCALIBRATED, ""
-    found = _parsed(path / CALIBRATION)
+    found, ngrams = _parsed(path / CALIBRATION)
     if found.weights != digest_of(weights_file(path)):
         return UNCALIBRATED, f"{CALIBRATION} was fitted for other weights than these, and is not used"
-    return found, ""
+    if not ngrams:
+        return found, ""
+    if not (path / NGRAMS).is_file() or digest_of(path / NGRAMS) != ngrams:
+        return UNCALIBRATED, f"{CALIBRATION} was fitted for another {NGRAMS} than this, and is not used"
+    return replace(found, ngrams=read_ngrams(path)), ""
 
 
-def _parsed(path: Path) -> Calibration:
+def _parsed(path: Path) -> tuple[Calibration, str]:
+    """Return what a file says, and the digest of the n-grams, "" if it names none."""
     values = read_json(path)
     if values.get("format") != FORMAT or not isinstance(values.get("weights"), str):
         raise _damaged(path, f'no "weights" and "format": {FORMAT}')
     labels, answers = _part(values, "labels", path), _part(values, "answers", path)
-    return Calibration(
+    found = Calibration(
         str(values["weights"]),
         LabelsFit(
             _number(labels, "temperature", *TEMPERATURES, path), int(_number(labels, "pairs", 1, _MOST_PAIRS, path)),
             _number(labels, "ece_before", 0, 1, path), _number(labels, "ece_after", 0, 1, path),
+            _number({"ngrams": 0.0, **labels}, "ngrams", *NGRAMS_COUNT, path),
         ) if labels else None,
         AnswersFit(
             _number(answers, "slope", *SLOPES, path), _number(answers, "offset", *OFFSETS, path),
@@ -126,6 +152,7 @@ def _parsed(path: Path) -> Calibration:
             _number(answers, "ece_before", 0, 1, path), _number(answers, "ece_after", 0, 1, path),
         ) if answers else None,
     )  # fmt: skip
+    return found, str(values.get("ngrams", ""))
 
 
 def _part(values: dict[str, object], name: str, path: Path) -> dict[str, object]:

@@ -7,7 +7,7 @@ It is a Hugging Face folder, so other tools open it as it is. Reading it needs n
     tokenizer.json  tokenizer_config.json        the same tokenizer for Hugging Face
     model.safetensors                            the best weights so far
     gencli.json                                  lineage: version, settings, digests, parent, scores
-    calibration.json                             how sure it may be, for these weights
+    calibration.json  ngrams.safetensors         how sure it may be, for these weights
     README.md                                    the model's card
     training/                                    checkpoints and metrics; only resuming needs it
 

@@ -115,6 +115,7 @@ def labels(bench: Bench, labelled: LabelSet) -> None:
     peer, kind = best_linear(rows_in(train), rows_in(test), labelled.figure)
     show(
         f"{labelled.name}: {labelled.figure}", ours[labelled.figure], owed=labelled.owed, tfidf=peer, tfidf_of=kind,
+        accuracy=ours["accuracy"], without_ngrams=ours["model_accuracy"], ngrams_count=ours["ngrams"],
         without_pretraining=bench.score(test, bare)[labelled.figure], pairs=ours["pairs"],
     )  # fmt: skip
     show(

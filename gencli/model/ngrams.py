@@ -1,0 +1,99 @@
+"""What the n-grams of a text's characters say of its label: evidence beside that of a model.
+
+    ngrams.safetensors   hashes (2, N): the upper and lower 24 bits of N sorted numbers;
+                         vectors (N + 1, K): what each n-gram says of K labels, and a text of which none is known
+
+The logits of a text are the sum of its different n-grams' vectors, over the root of their number: a linear model
+such as fastText's (Joulin et al. 2017), of characters in place of words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gencli.errors import ModelError
+from gencli.model.tensors import open_tensors
+from gencli.storage import staged_file
+
+NGRAMS = "ngrams.safetensors"
+LONGEST = 4  # characters
+_HALF = 24  # bits that a single-precision number holds exactly
+_FACTORS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
+_FOLD, _KEPT = np.uint64(31), np.uint64(64 - 2 * _HALF)
+
+
+@dataclass(frozen=True)
+class Ngrams:
+    """The hashes (N,) of known n-grams, sorted, and the vectors (N + 1, K) of these and of a text with none."""
+
+    known: NDArray[np.uint64]
+    vectors: NDArray[np.float32]
+
+    @property
+    def labels(self) -> int:
+        """Return K."""
+        return int(self.vectors.shape[1])
+
+    def places(self, text: str) -> NDArray[np.int64]:
+        """Return which vectors are those of a text: the last one if none of its n-grams is known."""
+        grams = n_grams(text)
+        places = np.searchsorted(self.known, grams)
+        places = (
+            places[self.known[np.minimum(places, len(self.known) - 1)] == grams]
+            if len(self.known)
+            else places[:0]
+        )
+        return places if len(places) else np.array([len(self.known)])
+
+    def logprobs(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Return the natural logarithm of each label's probability [texts, labels]."""
+        found = np.empty((len(texts), self.labels))
+        for row, text in enumerate(texts):
+            places = self.places(text)
+            logits = self.vectors[places].sum(axis=0, dtype=np.float64) / math.sqrt(len(places))
+            logits -= logits.max()
+            found[row] = logits - np.log(np.exp(logits).sum())
+        return found
+
+
+def n_grams(text: str) -> NDArray[np.uint64]:
+    """Return the hashes, of 48 bits and sorted, of the different n-grams in a text, in small letters."""
+    data = f" {text.lower()} ".encode("utf-32-le", "replace")
+    letters = np.frombuffer(data, np.uint32).astype(np.uint64) + 1
+    hashes = np.zeros_like(letters)
+    found = []
+    for length in range(1, min(LONGEST, len(letters)) + 1):
+        hashes = hashes[: len(letters) - length + 1] * _FACTORS[0] + letters[length - 1 :] * _FACTORS[1]
+        hashes ^= hashes >> _FOLD
+        found.append(hashes)
+    return np.unique(np.concatenate(found) >> _KEPT)
+
+
+def write_ngrams(path: Path, ngrams: Ngrams) -> None:
+    """Keep n-grams in a model folder. Raises MachineError when the disk refuses."""
+    from safetensors.numpy import save_file
+
+    halves = [ngrams.known >> np.uint64(_HALF), ngrams.known & np.uint64((1 << _HALF) - 1)]
+    with staged_file(path / NGRAMS) as staging:
+        save_file({"hashes": np.stack(halves).astype(np.float32), "vectors": ngrams.vectors}, staging)
+
+
+def read_ngrams(path: Path) -> Ngrams:
+    """Return the n-grams in a model folder. Raises ModelError if the file holds anything else."""
+    file = open_tensors(path / NGRAMS)
+    vectors = file.tensors.get("vectors")
+    rows, labels = vectors.shape if vectors is not None and len(vectors.shape) == 2 else (1, 1)
+    file.check({"hashes": (2, rows - 1), "vectors": (rows, labels)})
+    arrays = dict(file.arrays())
+    if not np.all((arrays["hashes"] >= 0) & (arrays["hashes"] < 1 << _HALF)):
+        raise ModelError(
+            "these are not the hashes of n-grams", where=str(path / NGRAMS), hint="copy the model again"
+        )
+    upper, lower = arrays["hashes"].astype(np.uint64)
+    return Ngrams((upper << np.uint64(_HALF)) | lower, arrays["vectors"])
