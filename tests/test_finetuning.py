@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -30,13 +31,13 @@ from gencli.training.batches import PairBatches, pairs_in_order
 from gencli.training.events import Done, Evaluation, Step, Stopped
 from gencli.training.gradients import portions
 from gencli.training.held_out import HeldOut, LabelScore
+from gencli.training.label_targets import LabelTargets
 from gencli.training.lessons import weights_of
 from gencli.training.loop import Run, fit
 from gencli.training.objective import SoftTargets
 from gencli.training.optimizer import Optimizer, Rates
-from gencli.training.prompts import Changes
+from gencli.training.prompts import Changes, Mixing, asked_of
 from gencli.training.runtime import choose_runtime
-from gencli.training.smoothing import Smoothing
 from gencli.training.tuning import planned
 from tests.conftest import Cli, random_model, tiny_shape
 from tests.test_training import make_run
@@ -184,24 +185,62 @@ def test_prompts_are_written_in_other_pieces_each_time_if_there_is_room() -> Non
     assert np.array_equal(again.batch(3).tokens, batches.batch(3).tokens)
 
 
-def test_prompts_are_mixed_of_parts_of_those_with_the_same_label() -> None:
+def mixing(examples: Sequence[Example], share: float) -> Mixing:
+    """Return a mixing of examples whose tokens are letters; those of a label are another part of the alphabet."""
+    letters = [chr(0xAC00 + index).encode() for index in range(5000)]
+    return Mixing(examples, LABELS, letters, share)
+
+
+def test_prompts_are_mixed_of_parts_of_any_and_the_teacher_says_what_they_are() -> None:
     """Each example's tokens are its own, so a mixed prompt shows where each of its tokens is from."""
     examples = [
         Example((1, 4, *range(100 * n, 100 * n + 9), 6, *LABELS[n % 4]), (*[False] * 12, *[True] * len(LABELS[n % 4])))
-        for n in range(1, 41)
+        for n in [*range(1, 41), *range(1, 41)]
     ]  # fmt: skip
-    batches = PairBatches(examples, rows=40, seed=0, padding=0, changes=Changes(24, mixed=0.5))
-    mixed = 0
-    for step in range(5):
+    changes = Changes(24, mixing=mixing(examples, 0.5))
+    batches = PairBatches(examples, rows=40, seed=0, padding=0, changes=changes)
+    mixed, agreed = 0, Counter[bool]()
+    for step in range(10):
         for number, (prompt, answer) in zip(batches.numbers(step), _rows(batches.batch(step)), strict=True):
-            assert (prompt[:2], prompt[-1], answer) == ((1, 4), 6, LABELS[(number + 1) % 4])
+            assert (prompt[:2], prompt[-1]) == ((1, 4), 6) and answer in LABELS
             assert len(prompt) + len(answer) <= 24
             body = prompt[2:-1]
-            assert {token // 100 % 4 for token in body} == {(number + 1) % 4}
             joints = sum(after != before + 1 for before, after in pairwise(body))
             assert joints < 6
-            mixed += body != examples[number].ids[2:11]
-    assert mixed / 200 == pytest.approx(0.5, abs=0.1)
+            if body == examples[number].ids[2:11]:
+                assert answer == LABELS[(number + 1) % 4]
+                continue
+            mixed += 1
+            kinds = Counter(token // 100 % 4 for token in body)
+            if kinds.total() > 2 and len(kinds) == 1:
+                agreed[answer == LABELS[kinds.most_common()[0][0]]] += 1
+    assert mixed / 400 == pytest.approx(0.5, abs=0.1)
+    assert agreed[True] > 10 and agreed[True] / agreed.total() > 0.8
+    again = PairBatches(
+        examples, rows=40, seed=0, padding=0, changes=Changes(24, mixing=mixing(examples, 0.5))
+    )
+    assert np.array_equal(again.batch(3).tokens, batches.batch(3).tokens)
+
+
+def test_a_mixed_prompt_has_the_shares_of_what_the_teacher_believes() -> None:
+    examples = [*EXAMPLES[:12], Example((1, 10, 11, 5), (False, False, False, True))]
+    changes = Changes(24, mixing=mixing(examples, 0.9))
+    drawn, beliefs = changes.drawn(examples, np.random.default_rng(1))
+    assert changes.mixing is not None and 8 <= len(beliefs) <= 13
+    letters = changes.mixing.piece_bytes
+    for row, belief in beliefs.items():
+        asked = drawn[row].ids[slice(*asked_of(drawn[row]))]
+        text = b"".join(letters[index] for index in asked).decode()
+        assert belief == pytest.approx(np.exp(changes.mixing.teacher.logprobs([text])[0]), abs=1e-6)
+    targets = LabelTargets(LABELS, 0.2)
+    length = max(len(example.ids) for example in drawn) - 1
+    soft = targets.soft(drawn, length, beliefs)
+    for row, belief in beliefs.items():
+        first = drawn[row].learned.index(True) - 1
+        found = dict(zip(soft["ids"][row, first].tolist(), soft["shares"][row, first].tolist(), strict=True))
+        for token in {label[0] for label in LABELS}:
+            expected = sum(belief[number] for number, label in enumerate(LABELS) if label[0] == token)
+            assert found[token] == pytest.approx(expected, abs=1e-5)
 
 
 def _rows(batch: Batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -236,7 +275,7 @@ def test_smoothed_labels_cost_what_the_formula_says(share: float) -> None:
     """The cross-entropy, in float64, with (1 - share) on the right label and share / K on each of K labels."""
     model = random_model(tiny_shape(97))
     example = EXAMPLES[1]
-    batches = PairBatches([example], rows=1, seed=0, padding=0, smoothing=Smoothing(LABELS, share))
+    batches = PairBatches([example], rows=1, seed=0, padding=0, targets=LabelTargets(LABELS, share))
     batch = batches.batch(0)
     more = {name: torch.from_numpy(values) for name, values in batch.more.items()}
     tokens = torch.from_numpy(batch.tokens)
@@ -256,10 +295,10 @@ def test_smoothed_labels_cost_what_the_formula_says(share: float) -> None:
 
 def test_without_a_share_soft_targets_are_the_hard_ones() -> None:
     model = random_model(tiny_shape(97))
-    smoothing = Smoothing(LABELS, 0.0)
+    labels = LabelTargets(LABELS)
     cut = Example((1, 10, 11, 5), (False, False, False, True))  # no label: its end was cut off
     examples = [*EXAMPLES[:9], cut]
-    batch = PairBatches(examples, rows=10, seed=0, padding=0, smoothing=smoothing).batch(0)
+    batch = PairBatches(examples, rows=10, seed=0, padding=0, targets=labels).batch(0)
     more = {name: torch.from_numpy(values) for name, values in batch.more.items()}
     tokens, targets = torch.from_numpy(batch.tokens), torch.from_numpy(batch.targets)
     loss, _ = SoftTargets(model)(tokens, targets, **more)
@@ -268,7 +307,7 @@ def test_without_a_share_soft_targets_are_the_hard_ones() -> None:
 
 def test_rows_that_only_fill_up_teach_nothing() -> None:
     model = random_model(tiny_shape(97))
-    batch = PairBatches(EXAMPLES, rows=3, seed=0, padding=0, smoothing=Smoothing(LABELS, 0.1)).batch(0)
+    batch = PairBatches(EXAMPLES, rows=3, seed=0, padding=0, targets=LabelTargets(LABELS, 0.1)).batch(0)
     empty = portions(batch, 0, 4, 0)[0]
     assert (empty.targets == IGNORED).all()
     more = {name: torch.from_numpy(values) for name, values in empty.more.items()}
@@ -284,9 +323,9 @@ def label_run(
     run.habits = replace(run.habits, patience=patience)
     run.optimizer = Optimizer(run.model, Rates(average=0.8))
     run.batches = PairBatches(
-        EXAMPLES, rows=8, seed=0, padding=0, smoothing=Smoothing(LABELS, 0.1) if smoothing else None,
+        EXAMPLES, rows=8, seed=0, padding=0, targets=LabelTargets(LABELS, 0.1) if smoothing else None,
         weights=[1.0 + n % 2 for n in range(60)],
-        changes=Changes(17, mixed=0.4, splits=Splits({11: (70, 71)}, 0.5), hidden=0.1, gap=96),
+        changes=Changes(17, mixing=mixing(EXAMPLES, 0.4) if smoothing else None, splits=Splits({11: (70, 71)}, 0.5), hidden=0.1, gap=96),
     )  # fmt: skip
     if smoothing:
         run.objective = SoftTargets
@@ -428,7 +467,7 @@ def test_pairs_to_judge_by_may_come_from_a_file(cli: Cli, tmp_path: Path, model_
 
 
 def test_a_batch_of_labels_keeps_its_targets() -> None:
-    batch = PairBatches(EXAMPLES, rows=4, seed=0, padding=0, smoothing=Smoothing(LABELS, 0.2)).batch(0)
+    batch = PairBatches(EXAMPLES, rows=4, seed=0, padding=0, targets=LabelTargets(LABELS, 0.2)).batch(0)
     assert isinstance(batch, Batch)
     assert np.allclose(batch.more["shares"].sum(-1), batch.targets != IGNORED)
 

@@ -184,7 +184,7 @@ class FinetuneSettings(Training, OneModel):
     )
     prompt_mix: float | None = knob(
         None,
-        "Share of prompts that are put together from parts of others with the same label.",
+        "Share of prompts that are put together from parts of others and labelled by a quick learner of n-grams.",
         least=0.0,
         most=0.95,
         panel=LEARNING,

@@ -14,9 +14,9 @@ from torch import Tensor
 from gencli.errors import CorpusError
 from gencli.model.scoring import IGNORED, Batch
 from gencli.text.examples import Example
-from gencli.training.prompts import Changes, Prompts
+from gencli.training.label_targets import Beliefs, LabelTargets
+from gencli.training.prompts import Changes
 from gencli.training.shuffle import Shuffle
-from gencli.training.smoothing import Smoothing
 
 CHANGES = 1  # tells random numbers for changed prompts from others of the same seed
 
@@ -113,12 +113,11 @@ class PairBatches(Batches):
         seed: int,
         padding: int,
         weights: Sequence[float] | None = None,
-        smoothing: Smoothing | None = None,
+        targets: LabelTargets | None = None,
         changes: Changes | None = None,
     ) -> None:
         self.examples, self.rows, self.seed, self.padding = examples, rows, seed, padding
-        self.smoothing = smoothing
-        self._prompts = None if changes is None else Prompts(examples, changes)
+        self.targets, self.changes = targets, changes
         self._ends = None if weights is None else np.cumsum(np.array(weights, dtype=np.float64))
         self.drawn = len(examples) if self._ends is None else max(1, round(float(self._ends[-1])))
 
@@ -127,12 +126,12 @@ class PairBatches(Batches):
         return -(-self.drawn // self.rows)
 
     def batch(self, step: int) -> Batch:
-        numbers = self.numbers(step)
-        if self._prompts is None:
-            examples = [self.examples[number] for number in numbers]
-        else:
-            examples = self._prompts.drawn(numbers, np.random.default_rng([self.seed, step, CHANGES]))
-        return padded(examples, self.padding, self.smoothing)
+        examples = [self.examples[number] for number in self.numbers(step)]
+        beliefs: Beliefs = {}
+        if self.changes is not None:
+            random = np.random.default_rng([self.seed, step, CHANGES])
+            examples, beliefs = self.changes.drawn(examples, random)
+        return padded(examples, self.padding, self.targets, beliefs)
 
     def numbers(self, step: int) -> list[int]:
         """Return which examples a step's rows are."""
@@ -167,7 +166,12 @@ class PairBatches(Batches):
         return drawn
 
 
-def padded(examples: Sequence[Example], padding: int, smoothing: Smoothing | None = None) -> Batch:
+def padded(
+    examples: Sequence[Example],
+    padding: int,
+    labels: LabelTargets | None = None,
+    beliefs: Beliefs | None = None,
+) -> Batch:
     """Return the examples as one batch; what is not learned, padding included, has the target IGNORED."""
     length = max(len(example.ids) for example in examples) - 1
     tokens = np.full((len(examples), length), padding, dtype=np.int64)
@@ -176,7 +180,7 @@ def padded(examples: Sequence[Example], padding: int, smoothing: Smoothing | Non
         ids = np.array(example.ids, dtype=np.int64)
         tokens[row, : len(ids) - 1] = ids[:-1]
         targets[row, : len(ids) - 1] = np.where(example.learned[1:], ids[1:], IGNORED)
-    soft = smoothing.soft(examples, length) if smoothing is not None else {}
+    soft = labels.soft(examples, length, beliefs) if labels is not None else {}
     return Batch(tokens, targets, sum(len(example.ids) - 1 for example in examples), soft)
 
 

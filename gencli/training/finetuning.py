@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from gencli.errors import UsageError
 from gencli.model.adapter import Adapter
@@ -11,17 +12,17 @@ from gencli.model.lora import adapt
 from gencli.model.scoring import Score
 from gencli.model.task import Task
 from gencli.settings import FinetuneSettings
-from gencli.text.examples import encode_pairs
+from gencli.text.examples import Example, encode_pairs
 from gencli.text.splits import Splits, parts_of
 from gencli.text.tokenizer import Tokenizer
 from gencli.training.assembly import NOTHING, Lineage, Outside, assemble, length_of, parent_of, runtime_for
 from gencli.training.batches import PairBatches, pairs_in_order
 from gencli.training.held_out import HeldOut, LabelScore, token_bytes_of
+from gencli.training.label_targets import LabelTargets
 from gencli.training.lessons import Lessons
 from gencli.training.loop import Length, Run
 from gencli.training.objective import Objective, SoftTargets
-from gencli.training.prompts import Changes
-from gencli.training.smoothing import Smoothing
+from gencli.training.prompts import Changes, Mixing
 from gencli.training.tuning import plan_of, planned
 
 ROWS_AT_ONCE = 64  # when scoring
@@ -43,15 +44,15 @@ def prepare_finetuning(
     held_out = encode_pairs(lessons.held_out, tokenizer, context=shape.context)
     for note in train.notes:
         outside.say(note)
-    smoothing = _smoothing(settings, lessons, tokenizer)
+    targets = _label_targets(settings, task, tokenizer)
     batches = PairBatches(
         train.examples,
         rows=settings.batch_size,
         seed=settings.seed,
         padding=tokenizer.pad,
         weights=lessons.weights,
-        smoothing=smoothing,
-        changes=_changes(settings, task, tokenizer, longest=shape.context + 1),
+        targets=targets,
+        changes=_changes(settings, train.examples, targets, tokenizer, longest=shape.context + 1),
     )
     judged = list(pairs_in_order(held_out.examples, rows=ROWS_AT_ONCE, padding=tokenizer.pad))
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=0.0)
@@ -91,7 +92,7 @@ def prepare_finetuning(
             (train.prompts_cut, train.answers_cut),
             batches.steps_per_epoch,
         ),
-        objective=SoftTargets if smoothing is not None else Objective,
+        objective=SoftTargets if targets is not None else Objective,
     )
 
 
@@ -111,33 +112,42 @@ def _adapter(settings: FinetuneSettings, lessons: Lessons) -> Adapter | None:
     return Adapter(str(lessons.base.path.resolve()), settings.lora, ALPHA * settings.lora)
 
 
-def _changes(settings: FinetuneSettings, task: Task, tokenizer: Tokenizer, *, longest: int) -> Changes | None:
-    """Return what is done to prompts, if anything. Raises UsageError where there are no labels to mix them by."""
+def _changes(
+    settings: FinetuneSettings,
+    examples: Sequence[Example],
+    targets: LabelTargets | None,
+    tokenizer: Tokenizer,
+    *,
+    longest: int,
+) -> Changes | None:
+    """Return what is done to prompts, if anything."""
     mixed, splits, hidden = settings.prompt_mix, settings.prompt_splits, settings.prompt_dropout
-    if mixed and not task.has_labels:
-        raise UsageError(
-            "--prompt-mix is for labels, and these are free answers",
-            hint="leave it out, or say --task label",
-        )
     if not (mixed or splits or hidden):
         return None
+    mixing = None
+    if mixed and targets is not None:
+        mixing = Mixing(examples, targets.labels, tokenizer.piece_bytes, mixed)
     return Changes(
         longest,
-        mixed=mixed or 0.0,
+        mixing=mixing,
         splits=Splits(parts_of(tokenizer), splits) if splits else None,
         hidden=hidden or 0.0,
         gap=tokenizer.unk,
     )
 
 
-def _smoothing(settings: FinetuneSettings, lessons: Lessons, tokenizer: Tokenizer) -> Smoothing | None:
-    """Return what spreads the targets over the labels. Raises UsageError where there are none."""
-    if not settings.label_smoothing:
+def _label_targets(settings: FinetuneSettings, task: Task, tokenizer: Tokenizer) -> LabelTargets | None:
+    """Return what turns beliefs into targets, if any are asked for. Raises UsageError where there are no labels."""
+    for flag, value in (
+        ("--label-smoothing", settings.label_smoothing),
+        ("--prompt-mix", settings.prompt_mix),
+    ):
+        if value and not task.has_labels:
+            raise UsageError(
+                f"{flag} is for labels, and these are free answers",
+                hint="leave it out, or say --task label",
+            )
+    if not (settings.label_smoothing or settings.prompt_mix):
         return None
-    if not lessons.task.has_labels:
-        raise UsageError(
-            "--label-smoothing is for labels, and these are free answers",
-            hint="leave it out, or say --task label",
-        )
-    labels = [(*tokenizer.encode(label), tokenizer.eos) for label in lessons.task.labels]
-    return Smoothing(labels, settings.label_smoothing)
+    labels = [(*tokenizer.encode(label), tokenizer.eos) for label in task.labels]
+    return LabelTargets(labels, settings.label_smoothing or 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,70 +10,114 @@ import numpy as np
 from gencli.text.examples import Example
 from gencli.text.splits import Splits
 from gencli.text.tokenizer import NEWLINE_ID
+from gencli.training.label_targets import Beliefs, Path
+from gencli.training.ngram_fitting import fitted_ngrams
 
 SPANS, SPAN_LENGTH = 6, 8  # at most, of a prompt that is put together, and tokens in each
 
 
+class Mixing:
+    """Puts about the `share` of prompts together from spans of others, and lets a teacher say what they are.
+
+    `labels` are the answers there are, as ids; examples with another answer teach the teacher nothing.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], labels: Sequence[Path], piece_bytes: Sequence[bytes], share: float
+    ) -> None:
+        self.share, self.labels, self.piece_bytes = share, labels, piece_bytes
+        numbers = {label: number for number, label in enumerate(labels)}
+        asked = [example.ids[slice(*asked_of(example))] for example in examples]
+        known = [
+            (ids, numbers[a])
+            for ids, e in zip(asked, examples, strict=True)
+            if (a := answer_of(e)) in numbers
+        ]
+        self._asked = [ids for ids in asked if ids]
+        self.teacher = fitted_ngrams(
+            [self._text(ids) for ids, _ in known], [n for _, n in known], len(labels)
+        )
+
+    def mixed(
+        self, examples: Sequence[Example], random: np.random.Generator, *, longest: int
+    ) -> tuple[list[Example], Beliefs]:
+        """Return the examples with some replaced, of at most `longest` ids, and how likely labels are of these."""
+        rows = np.flatnonzero(random.random(len(examples)) < self.share).tolist() if self._asked else []
+        if not rows:
+            return list(examples), {}
+        spans = [self._spans(random) for _ in rows]
+        beliefs = np.exp(self.teacher.logprobs([self._text(ids) for ids in spans]))
+        found = list(examples)
+        for row, ids, belief in zip(rows, spans, beliefs, strict=True):
+            number = int(np.searchsorted(np.cumsum(belief), random.random() * belief.sum()))
+            label = self.labels[min(number, len(self.labels) - 1)]
+            start, _ = asked_of(examples[row])
+            marker = examples[row].learned.index(True) - 1
+            before, after = examples[row].ids[:start], (examples[row].ids[marker], *label)
+            asked = ids[: longest - len(before) - len(after)]
+            found[row] = Example(
+                (*before, *asked, *after),
+                (*[False] * (len(before) + len(asked) + 1), *[True] * len(label)),
+            )
+        return found, dict(zip(rows, beliefs, strict=True))
+
+    def _spans(self, random: np.random.Generator) -> tuple[int, ...]:
+        """Return spans of some prompts, one after the other."""
+        found: tuple[int, ...] = ()
+        for _ in range(random.integers(1, SPANS, endpoint=True)):
+            ids = self._asked[int(random.integers(len(self._asked)))]
+            length = min(len(ids), int(random.integers(1, SPAN_LENGTH, endpoint=True)))
+            first = int(random.integers(0, len(ids) - length, endpoint=True))
+            found += ids[first : first + length]
+        return found
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return b"".join(self.piece_bytes[index] for index in ids).decode("utf-8", "replace")
+
+
 @dataclass(frozen=True)
 class Changes:
-    """What is done to prompts; nothing of it touches what is learned.
+    """What is done to prompts, in this order.
 
-    The share `mixed` is put together from spans of prompts with the same answer: what a model can say of them
-    is what each span says by itself, as in naive Bayes. `splits` writes a prompt in other pieces, if it is then
-    at most `longest` tokens with its answer. About the share `hidden` of its tokens gives way to `gap`.
+    `mixing` makes new ones, with labels of their own. `splits` writes a prompt in other pieces, if it is then at
+    most `longest` tokens with its answer. About the share `hidden` of its tokens gives way to `gap`.
     """
 
     longest: int
-    mixed: float = 0.0
+    mixing: Mixing | None = None
     splits: Splits | None = None
     hidden: float = 0.0
     gap: int = 0
 
+    def drawn(
+        self, examples: Sequence[Example], random: np.random.Generator
+    ) -> tuple[list[Example], Beliefs]:
+        """Return the examples, each changed in its own way, and of some how likely each label is.
 
-class Prompts:
-    """Draws examples with changed prompts; what is drawn depends on the random numbers alone."""
+        What is drawn depends on the random numbers alone.
+        """
+        beliefs: Beliefs = {}
+        if self.mixing is not None:
+            examples, beliefs = self.mixing.mixed(examples, random, longest=self.longest)
+        return [self._rewritten(example, random) for example in examples], beliefs
 
-    def __init__(self, examples: Sequence[Example], changes: Changes) -> None:
-        self.examples, self.changes = examples, changes
-        self._alike: dict[tuple[int, ...], list[int]] = defaultdict(list)  # examples of each answer
-        for number, example in enumerate(examples):
-            self._alike[_answer(example)].append(number)
-
-    def drawn(self, numbers: Sequence[int], random: np.random.Generator) -> list[Example]:
-        """Return the examples of these numbers, each changed in its own way."""
-        return [self._changed(self.examples[number], random) for number in numbers]
-
-    def _changed(self, example: Example, random: np.random.Generator) -> Example:
-        changes = self.changes
-        start, end = _asked(example)
+    def _rewritten(self, example: Example, random: np.random.Generator) -> Example:
+        start, end = asked_of(example)
         asked = list(example.ids[start:end])
         others = len(example.ids) - len(asked)
-        if changes.mixed and random.random() < changes.mixed:
-            asked = self._mixed(self._alike[_answer(example)], random)[: changes.longest - others]
-        if changes.splits is not None:
-            parted = changes.splits.drawn(asked, random)
-            asked = parted if len(parted) + others <= changes.longest else asked
-        if changes.hidden:
-            gaps = random.random(len(asked)) < changes.hidden
-            asked = [changes.gap if gap else index for index, gap in zip(asked, gaps, strict=True)]
+        if self.splits is not None:
+            parted = self.splits.drawn(asked, random)
+            asked = parted if len(parted) + others <= self.longest else asked
+        if self.hidden:
+            gaps = random.random(len(asked)) < self.hidden
+            asked = [self.gap if gap else index for index, gap in zip(asked, gaps, strict=True)]
         return Example(
             (*example.ids[:start], *asked, *example.ids[end:]),
             (*example.learned[:start], *[False] * len(asked), *example.learned[end:]),
         )
 
-    def _mixed(self, alike: Sequence[int], random: np.random.Generator) -> list[int]:
-        """Return spans of prompts of some examples, one after the other."""
-        mixed: list[int] = []
-        for _ in range(random.integers(1, SPANS, endpoint=True)):
-            other = self.examples[alike[int(random.integers(len(alike)))]]
-            start, end = _asked(other)
-            length = min(end - start, int(random.integers(1, SPAN_LENGTH, endpoint=True)))
-            first = int(random.integers(start, end - length, endpoint=True))
-            mixed += other.ids[first : first + length]
-        return mixed
 
-
-def _asked(example: Example) -> tuple[int, int]:
+def asked_of(example: Example) -> tuple[int, int]:
     """Return where the text before the first answer begins and ends: between its marker and the answer's."""
     end = start = example.learned.index(True) - 1
     while start > 0 and example.ids[start - 1] >= NEWLINE_ID:
@@ -82,5 +125,6 @@ def _asked(example: Example) -> tuple[int, int]:
     return start, end
 
 
-def _answer(example: Example) -> tuple[int, ...]:
+def answer_of(example: Example) -> Path:
+    """Return all ids from the first that is learned."""
     return example.ids[example.learned.index(True) :]
