@@ -34,6 +34,7 @@ from gencli.training.held_out import HeldOut, LabelScore
 from gencli.training.label_targets import LabelTargets
 from gencli.training.lessons import weights_of
 from gencli.training.loop import Run, fit
+from gencli.training.ngram_fitting import fitted_ngrams
 from gencli.training.objective import SoftTargets
 from gencli.training.optimizer import Optimizer, Rates
 from gencli.training.prompts import Changes, Mixing, asked_of
@@ -186,12 +187,20 @@ def test_prompts_are_written_in_other_pieces_each_time_if_there_is_room() -> Non
 
 
 def mixing(examples: Sequence[Example], share: float) -> Mixing:
-    """Return a mixing of examples whose tokens are letters; those of a label are another part of the alphabet."""
+    """Return a mixing of examples whose tokens are letters."""
     letters = [chr(0xAC00 + index).encode() for index in range(5000)]
-    return Mixing(examples, LABELS, letters, share)
+    known = [example for example in examples if _said(example) in LABELS]
+    prompts = [example.ids[slice(*asked_of(example))] for example in known]
+    texts = [b"".join(letters[index] for index in ids).decode() for ids in prompts]
+    ngrams = fitted_ngrams(texts, [LABELS.index(_said(example)) for example in known], len(LABELS))
+    return Mixing(prompts, LABELS, ngrams, letters, share)
 
 
-def test_prompts_are_mixed_of_parts_of_any_and_the_teacher_says_what_they_are() -> None:
+def _said(example: Example) -> tuple[int, ...]:
+    return example.ids[example.learned.index(True) :]
+
+
+def test_prompts_are_mixed_of_parts_of_any_and_ngrams_say_what_they_are() -> None:
     """Each example's tokens are its own, so a mixed prompt shows where each of its tokens is from."""
     examples = [
         Example((1, 4, *range(100 * n, 100 * n + 9), 6, *LABELS[n % 4]), (*[False] * 12, *[True] * len(LABELS[n % 4])))
@@ -222,7 +231,7 @@ def test_prompts_are_mixed_of_parts_of_any_and_the_teacher_says_what_they_are() 
     assert np.array_equal(again.batch(3).tokens, batches.batch(3).tokens)
 
 
-def test_a_mixed_prompt_has_the_shares_of_what_the_teacher_believes() -> None:
+def test_a_mixed_prompt_has_the_shares_of_what_ngrams_believe() -> None:
     examples = [*EXAMPLES[:12], Example((1, 10, 11, 5), (False, False, False, True))]
     changes = Changes(24, mixing=mixing(examples, 0.9))
     drawn, beliefs = changes.drawn(examples, np.random.default_rng(1))
@@ -231,7 +240,7 @@ def test_a_mixed_prompt_has_the_shares_of_what_the_teacher_believes() -> None:
     for row, belief in beliefs.items():
         asked = drawn[row].ids[slice(*asked_of(drawn[row]))]
         text = b"".join(letters[index] for index in asked).decode()
-        assert belief == pytest.approx(np.exp(changes.mixing.teacher.logprobs([text])[0]), abs=1e-6)
+        assert belief == pytest.approx(np.exp(changes.mixing.ngrams.logprobs([text])[0]), abs=1e-6)
     targets = LabelTargets(LABELS, 0.2)
     length = max(len(example.ids) for example in drawn) - 1
     soft = targets.soft(drawn, length, beliefs)

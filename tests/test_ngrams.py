@@ -75,6 +75,12 @@ def test_the_same_examples_make_the_same_ngrams() -> None:
     assert np.array_equal(first.known, second.known) and np.array_equal(first.vectors, second.vectors)
 
 
+def test_a_text_counts_by_its_weight() -> None:
+    texts, labels = ["가 나"] * 8, [0, 1] * 4
+    chances = np.exp(fitted_ngrams(texts, labels, 2, weights=[3.0, 1.0] * 4).logprobs(["가 나"])[0])
+    assert chances[0] == pytest.approx(0.75, abs=0.06)
+
+
 @pytest.mark.parametrize("texts", [["x"], ["", ""], ["가", "나"]])
 def test_a_text_of_which_nothing_is_known_has_its_chances(texts: list[str]) -> None:
     """Even where no n-gram is in two texts."""

@@ -44,7 +44,6 @@ def finetune(settings: FinetuneSettings) -> None:
     from gencli.training.continuing import place_of, settings_for_pairs, spent_on_text
     from gencli.training.finetuning import prepare_finetuning
     from gencli.training.lessons import prepare_pairs
-    from gencli.training.ngram_fitting import ngrams_of
     from gencli.training.world import current
     from gencli.ui import Screen
 
@@ -79,7 +78,7 @@ def finetune(settings: FinetuneSettings) -> None:
         calibrate(
             open_model(settings.output, cache_folder()),
             lessons.held_out,
-            ngrams=ngrams_of(lessons),
+            ngrams=lessons.ngrams,
             say=screen.note,
         )
 

@@ -74,7 +74,16 @@ def _label_table(scores: Sequence[PairsScore], screen: Screen, *, several: bool)
                 f"{score.bits_per_byte:.4f}",
             )
         )  # fmt: skip
-    head = ("pairs", "accuracy", "without n-grams", "macro-F1", "ECE", "calibrated", "temperature", "bits/byte")
+    head = (
+        "pairs",
+        "accuracy",
+        "without n-grams",
+        "macro-F1",
+        "ECE",
+        "calibrated",
+        "temperature",
+        "bits/byte",
+    )
     screen.table("Scores", rows, (*_head(several), *head))
     _tell_calibration(scores, screen)
 

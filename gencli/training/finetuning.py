@@ -22,7 +22,7 @@ from gencli.training.label_targets import LabelTargets
 from gencli.training.lessons import Lessons
 from gencli.training.loop import Length, Run
 from gencli.training.objective import Objective, SoftTargets
-from gencli.training.prompts import Changes, Mixing
+from gencli.training.prompts import Changes, Mixing, asked_of
 from gencli.training.tuning import plan_of, planned
 
 ROWS_AT_ONCE = 64  # when scoring
@@ -52,7 +52,7 @@ def prepare_finetuning(
         padding=tokenizer.pad,
         weights=lessons.weights,
         targets=targets,
-        changes=_changes(settings, train.examples, targets, tokenizer, longest=shape.context + 1),
+        changes=_changes(settings, lessons, train.examples, targets),
     )
     judged = list(pairs_in_order(held_out.examples, rows=ROWS_AT_ONCE, padding=tokenizer.pad))
     sizes = token_bytes_of(tokenizer.piece_bytes, end=tokenizer.eos, end_bytes=0.0)
@@ -113,22 +113,18 @@ def _adapter(settings: FinetuneSettings, lessons: Lessons) -> Adapter | None:
 
 
 def _changes(
-    settings: FinetuneSettings,
-    examples: Sequence[Example],
-    targets: LabelTargets | None,
-    tokenizer: Tokenizer,
-    *,
-    longest: int,
+    settings: FinetuneSettings, lessons: Lessons, examples: Sequence[Example], targets: LabelTargets | None
 ) -> Changes | None:
     """Return what is done to prompts, if anything."""
     mixed, splits, hidden = settings.prompt_mix, settings.prompt_splits, settings.prompt_dropout
     if not (mixed or splits or hidden):
         return None
-    mixing = None
-    if mixed and targets is not None:
-        mixing = Mixing(examples, targets.labels, tokenizer.piece_bytes, mixed)
+    tokenizer, mixing = lessons.base.tokenizer, None
+    if mixed and targets is not None and lessons.ngrams is not None:
+        prompts = [ids for example in examples if (ids := example.ids[slice(*asked_of(example))])]
+        mixing = Mixing(prompts, targets.labels, lessons.ngrams, tokenizer.piece_bytes, mixed)
     return Changes(
-        longest,
+        lessons.base.shape.context + 1,
         mixing=mixing,
         splits=Splits(parts_of(tokenizer), splits) if splits else None,
         hidden=hidden or 0.0,

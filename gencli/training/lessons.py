@@ -6,17 +6,20 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from gencli.errors import PairsError, UsageError
 from gencli.knobs import nearest
 from gencli.model.folder import ModelFolder, open_model
+from gencli.model.ngrams import Ngrams
 from gencli.model.task import Task, detected_task
 from gencli.settings import FinetuneSettings
 from gencli.text.examples import split_by_prompt
 from gencli.text.labelled import told
 from gencli.text.pairs import Pair, PairsFile, read_pairs
 from gencli.text.survey import Survey, survey
+from gencli.training.ngram_fitting import fitted_ngrams
 
 SHOWN_LABELS = 6
 LARGEST_WEIGHT = 1000.0
@@ -46,6 +49,20 @@ class Lessons:
                 digest.update(f"{turn.role}\0{turn.text}\0".encode())
             digest.update(b"\n")
         return digest.hexdigest()
+
+    @cached_property
+    def ngrams(self) -> Ngrams | None:
+        """Return what n-grams say of the labels, fitted to the pairs to learn from; None for free answers."""
+        if not self.task.has_labels:
+            return None
+        numbers = {label: number for number, label in enumerate(self.task.labels)}
+        known = [place for place, pair in enumerate(self.train) if pair.completion in numbers]
+        return fitted_ngrams(
+            [self.train[place].prompt for place in known],
+            [numbers[self.train[place].completion] for place in known],
+            len(numbers),
+            weights=[self.weights[place] for place in known] if self.weights else None,
+        )
 
     @property
     def most_turns(self) -> int:

@@ -10,32 +10,28 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from gencli.model.ngrams import Ngrams, n_grams
-from gencli.training.lessons import Lessons
 
 FEWEST = 2  # texts that an n-gram is in, to count
 MOST_WEIGHTS = 1 << 24  # of the n-grams that are in most texts
 EPOCHS, ROWS, RATE = 10, 32, 0.2
 
 
-def ngrams_of(lessons: Lessons) -> Ngrams | None:
-    """Return what n-grams say of the labels that pairs teach; None for free answers."""
-    if not lessons.task.has_labels:
-        return None
-    numbers = {label: number for number, label in enumerate(lessons.task.labels)}
-    pairs = [pair for pair in lessons.train if pair.completion in numbers]
-    texts, labels = [pair.prompt for pair in pairs], [numbers[pair.completion] for pair in pairs]
-    return fitted_ngrams(texts, labels, len(numbers))
-
-
-def fitted_ngrams(texts: Sequence[str], labels: Sequence[int], count: int, *, seed: int = 0) -> Ngrams:
-    """Return what the n-grams of texts say of their labels, numbers below `count`.
+def fitted_ngrams(
+    texts: Sequence[str],
+    labels: Sequence[int],
+    count: int,
+    *,
+    weights: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Ngrams:
+    """Return what the n-grams of texts say of their labels, numbers below `count`; a text's loss has its weight.
 
     Each text is seen `EPOCHS` times, the rate of AdaGrad (Duchi et al. 2011) falling to nothing.
     """
     known = _known([n_grams(text) for text in texts], most=max(1, MOST_WEIGHTS // count))
     ngrams = Ngrams(known, np.zeros((len(known) + 1, count), dtype=np.float32))
     places = [torch.from_numpy(ngrams.places(text)) for text in texts]
-    truth = torch.tensor(labels)
+    truth, shares = torch.tensor(labels), torch.tensor(weights or [1.0] * len(texts))
     vectors = torch.from_numpy(ngrams.vectors).requires_grad_()
     squares = torch.zeros_like(vectors, requires_grad=False)
     random = np.random.default_rng(seed)
@@ -44,8 +40,9 @@ def fitted_ngrams(texts: Sequence[str], labels: Sequence[int], count: int, *, se
         order[first : first + ROWS].tolist() for order in orders for first in range(0, len(order), ROWS)
     ]
     for step, batch in enumerate(batches):
-        loss = F.cross_entropy(_logits([places[number] for number in batch], vectors), truth[batch])
-        (gradient,) = torch.autograd.grad(loss, vectors)
+        logits = _logits([places[number] for number in batch], vectors)
+        losses = F.cross_entropy(logits, truth[batch], reduction="none")
+        (gradient,) = torch.autograd.grad((losses * shares[batch]).mean(), vectors)
         gradient = gradient.coalesce()
         at, change = gradient.indices()[0], gradient.values()
         with torch.no_grad():

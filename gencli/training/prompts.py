@@ -7,46 +7,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gencli.model.ngrams import Ngrams
 from gencli.text.examples import Example
 from gencli.text.splits import Splits
 from gencli.text.tokenizer import NEWLINE_ID
 from gencli.training.label_targets import Beliefs, Path
-from gencli.training.ngram_fitting import fitted_ngrams
 
 SPANS, SPAN_LENGTH = 6, 8  # at most, of a prompt that is put together, and tokens in each
 
 
+@dataclass(frozen=True)
 class Mixing:
-    """Puts about the `share` of prompts together from spans of others, and lets a teacher say what they are.
+    """Puts about the `share` of prompts together from spans of others, and lets n-grams say what they are.
 
-    `labels` are the answers there are, as ids; examples with another answer teach the teacher nothing.
+    `labels` are the answers there are, as ids, in the order of the n-grams'.
     """
 
-    def __init__(
-        self, examples: Sequence[Example], labels: Sequence[Path], piece_bytes: Sequence[bytes], share: float
-    ) -> None:
-        self.share, self.labels, self.piece_bytes = share, labels, piece_bytes
-        numbers = {label: number for number, label in enumerate(labels)}
-        asked = [example.ids[slice(*asked_of(example))] for example in examples]
-        known = [
-            (ids, numbers[a])
-            for ids, e in zip(asked, examples, strict=True)
-            if (a := answer_of(e)) in numbers
-        ]
-        self._asked = [ids for ids in asked if ids]
-        self.teacher = fitted_ngrams(
-            [self._text(ids) for ids, _ in known], [n for _, n in known], len(labels)
-        )
+    prompts: Sequence[Sequence[int]]
+    labels: Sequence[Path]
+    ngrams: Ngrams
+    piece_bytes: Sequence[bytes]
+    share: float
 
     def mixed(
         self, examples: Sequence[Example], random: np.random.Generator, *, longest: int
     ) -> tuple[list[Example], Beliefs]:
         """Return the examples with some replaced, of at most `longest` ids, and how likely labels are of these."""
-        rows = np.flatnonzero(random.random(len(examples)) < self.share).tolist() if self._asked else []
+        rows = np.flatnonzero(random.random(len(examples)) < self.share).tolist() if self.prompts else []
         if not rows:
             return list(examples), {}
         spans = [self._spans(random) for _ in rows]
-        beliefs = np.exp(self.teacher.logprobs([self._text(ids) for ids in spans]))
+        beliefs = np.exp(self.ngrams.logprobs([self._text(ids) for ids in spans]))
         found = list(examples)
         for row, ids, belief in zip(rows, spans, beliefs, strict=True):
             number = int(np.searchsorted(np.cumsum(belief), random.random() * belief.sum()))
@@ -61,11 +52,11 @@ class Mixing:
             )
         return found, dict(zip(rows, beliefs, strict=True))
 
-    def _spans(self, random: np.random.Generator) -> tuple[int, ...]:
+    def _spans(self, random: np.random.Generator) -> list[int]:
         """Return spans of some prompts, one after the other."""
-        found: tuple[int, ...] = ()
+        found: list[int] = []
         for _ in range(random.integers(1, SPANS, endpoint=True)):
-            ids = self._asked[int(random.integers(len(self._asked)))]
+            ids = self.prompts[int(random.integers(len(self.prompts)))]
             length = min(len(ids), int(random.integers(1, SPAN_LENGTH, endpoint=True)))
             first = int(random.integers(0, len(ids) - length, endpoint=True))
             found += ids[first : first + length]
@@ -123,8 +114,3 @@ def asked_of(example: Example) -> tuple[int, int]:
     while start > 0 and example.ids[start - 1] >= NEWLINE_ID:
         start -= 1
     return start, end
-
-
-def answer_of(example: Example) -> Path:
-    """Return all ids from the first that is learned."""
-    return example.ids[example.learned.index(True) :]
