@@ -70,8 +70,8 @@ def _label_table(scores: Sequence[PairsScore], screen: Screen, *, several: bool)
         rows.append(
             (
                 *_name(score, several), f"{score.pairs:,}", f"{figures.accuracy:.1%}", f"{figures.model_accuracy:.1%}",
-                f"{figures.macro_f1:.4f}", f"{figures.ece_before:.3f}", f"{figures.ece_after:.3f}", f"{figures.temperature:.2f}",
-                f"{score.bits_per_byte:.4f}",
+                f"{figures.macro_f1:.4f}", f"{figures.ece_before:.3f}", f"{figures.ece_after:.3f}",
+                f"{figures.temperature:.2f}", f"{score.bits_per_byte:.4f}",
             )
         )  # fmt: skip
     head = (
