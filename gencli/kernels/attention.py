@@ -300,16 +300,14 @@ def _weigh_bytes(
     """Set the first row of the room to a query times packed keys; ask for the values of these slots."""
     round_vector(query, rounded, 0, KEY_GROUP)
     groups = (query.size + KEY_GROUP - 1) // KEY_GROUP
-    arrays = (
-        keys, scales, rounded.numbers, rounded.scales[:, :groups], rounded.corrections[:, :groups], room
-    )  # fmt: skip
+    arrays = (keys, rounded.numbers, room, scales, rounded.scales, rounded.corrections)
     blocks = (seen + BLOCK - 1) // BLOCK
     for block in range(0, blocks // 4 * 4, 4):
         for part in range(values.shape[0]):
             _fetch((values,), (part, block * BLOCK * BLOCK, 4 * BLOCK * BLOCK // _LINE))
-        _key_tile_4(arrays, (block, 0))
+        _key_tile_4(arrays, (block, 0, groups))
     for block in range(blocks // 4 * 4, blocks):
-        _key_tile_1(arrays, (block, 0))
+        _key_tile_1(arrays, (block, 0, groups))
 
 
 @kernel
@@ -319,13 +317,11 @@ def _mix_bytes(seen: int, values: CacheArray, factor: np.float32, room: FloatArr
     groups, parts = (seen + GROUP - 1) // GROUP, values.shape[0]
     for i in range(parts * BLOCK):
         room[2, i] = factor
-    arrays = (
-        values, room[2:], rounded.numbers, rounded.scales[:, :groups], rounded.corrections[:, :groups], room[1:]
-    )  # fmt: skip
+    arrays = (values, rounded.numbers, room[1:], room[2:], rounded.scales, rounded.corrections)
     for part in range(0, parts // 4 * 4, 4):
-        _value_tile_4(arrays, (part, 0))
+        _value_tile_4(arrays, (part, 0, groups))
     for part in range(parts // 4 * 4, parts):
-        _value_tile_1(arrays, (part, 0))
+        _value_tile_1(arrays, (part, 0, groups))
 
 
 @kernel

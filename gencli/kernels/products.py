@@ -11,6 +11,7 @@ Legend: M tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from gencli.kernels.tiles import LANES, block_tile, byte_tile
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 WeightArray = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+_Tile = Callable[[int, int], Any]  # tokens, blocks → a function that multiplies them
 
 MANY, FEW = (8, 4) if LANES == 16 else (4, 2)  # tokens that are taken at a time, and
 _PAIR = (
@@ -34,12 +36,6 @@ _PAIR = (
 )  # blocks with them: so many sums fit into the registers, beside what they are made of
 _BLOCKS = 4  # blocks that are taken at a time with one token
 _SMALLEST = np.float32(1e-30)  # of scales: those of nothing but zeros
-
-_tile_mr, _tile_m1 = block_tile(MANY, _PAIR), block_tile(MANY, 1)
-_tile_fr, _tile_f1 = block_tile(FEW, _PAIR), block_tile(FEW, 1)
-_tile_1r, _tile_11 = block_tile(1, _BLOCKS), block_tile(1, 1)
-_byte_tile_tr, _byte_tile_t1 = byte_tile(4, 2), byte_tile(4, 1)
-_byte_tile_1r, _byte_tile_11 = byte_tile(1, _BLOCKS), byte_tile(1, 1)
 
 
 class Rounded(NamedTuple):
@@ -131,53 +127,53 @@ def round_vector(vector: FloatArray, room: Rounded, row: int, group_size: int) -
         room.corrections[row, group] = np.int32(-128) * total
 
 
-@kernel
-def multiply(arrays: Any, columns: int, first: int, last: int) -> None:
-    """Multiply the blocks from `first` to `last` of a matrix by all tokens.
+def _sweep(tile: _Tile, tokens: int, blocks: int) -> Any:
+    """Return a function that multiplies the blocks from `first` to `stop`, at most so many, by some tokens."""
+    together, alone = tile(tokens, blocks), tile(tokens, 1)
 
-    The arrays are those of a tile. The last tokens are taken with some of those before them once more.
+    @kernel
+    def sweep(arrays: Any, columns: int, token: int, first: int, stop: int) -> None:
+        if stop - first == blocks:
+            together(arrays, (first, token, columns))
+        else:
+            for block in range(first, stop):
+                alone(arrays, (block, token, columns))
+
+    return sweep
+
+
+def _multiplier(tile: _Tile) -> Any:
+    """Return a function that multiplies the blocks from `start` to `end` of a matrix by all tokens, in tiles.
+
+    It takes the arrays of a tile, and how many columns, or groups of them, these have. The last tokens are taken
+    with some of those before them once more.
     """
-    count, by_pairs, token = arrays[1].shape[0], first + (last - first) // _PAIR * _PAIR, 0
-    while token < count:
-        if count >= MANY and count - token > FEW:
-            token = min(token, count - MANY)
-            for block in range(first, by_pairs, _PAIR):
-                _tile_mr(arrays, (block, token, columns))
-            for block in range(by_pairs, last):
-                _tile_m1(arrays, (block, token, columns))
-            token += MANY
-        elif count >= FEW:
-            token = min(token, count - FEW)
-            for block in range(first, by_pairs, _PAIR):
-                _tile_fr(arrays, (block, token, columns))
-            for block in range(by_pairs, last):
-                _tile_f1(arrays, (block, token, columns))
-            token += FEW
-        else:
-            by_blocks = first + (last - first) // _BLOCKS * _BLOCKS
-            for block in range(first, by_blocks, _BLOCKS):
-                _tile_1r(arrays, (block, token, columns))
-            for block in range(by_blocks, last):
-                _tile_11(arrays, (block, token, columns))
-            token += 1
+    many, few, one = _sweep(tile, MANY, _PAIR), _sweep(tile, FEW, _PAIR), _sweep(tile, 1, _BLOCKS)
+
+    @kernel
+    def multiply(arrays: Any, columns: int, start: int, end: int) -> None:
+        count = arrays[1].shape[0]
+        step = _BLOCKS if count < FEW else _PAIR
+        for first in range(start, end, step):
+            stop, token = min(first + step, end), 0
+            while token < count:
+                if count >= MANY and count - token > FEW:
+                    token = min(token, count - MANY)
+                    many(arrays, columns, token, first, stop)
+                    token += MANY
+                elif count >= FEW:
+                    token = min(token, count - FEW)
+                    few(arrays, columns, token, first, stop)
+                    token += FEW
+                else:
+                    one(arrays, columns, token, first, stop)
+                    token += 1
+
+    return multiply
 
 
-@kernel
-def _blocks(arrays: Any, first: int, last: int) -> None:
-    """Multiply the blocks from `first` to `last` of a packed matrix by all tokens."""
-    count = arrays[2].shape[0]
-    by_tokens, by_twos = count // 4 * 4, first + (last - first) // 2 * 2
-    for token in range(0, by_tokens, 4):
-        for block in range(first, by_twos, 2):
-            _byte_tile_tr(arrays, (block, token))
-        for block in range(by_twos, last):
-            _byte_tile_t1(arrays, (block, token))
-    for token in range(by_tokens, count):
-        if last - first == _BLOCKS:
-            _byte_tile_1r(arrays, (first, token))
-        else:
-            for block in range(first, last):
-                _byte_tile_11(arrays, (block, token))
+multiply = _multiplier(block_tile)
+_multiply_bytes = _multiplier(byte_tile)
 
 
 @kernel
@@ -215,10 +211,7 @@ def _by_floats(
 ) -> None:
     blocks = (rows + BLOCK - 1) // BLOCK
     weights = matrix_at(place[0], blocks, x.shape[1] * BLOCK, like)
-    start, end = share(blocks, thread, threads)
-    step = _BLOCKS if x.shape[0] < FEW else _PAIR
-    for first in range(start, end, step):
-        multiply((weights, x, out), x.shape[1], first, min(first + step, end))
+    multiply((weights, x, out), x.shape[1], *share(blocks, thread, threads))
 
 
 def _by_rounded(
@@ -227,10 +220,7 @@ def _by_rounded(
     blocks = (rows + BLOCK - 1) // BLOCK
     weights = matrix_at(place[0], blocks, x.shape[1] * BLOCK, like)
     scales = matrix_at(place[1], 1, blocks * BLOCK, np.float32)
-    start, end = share(blocks, thread, threads)
-    step = _BLOCKS if x.shape[0] < FEW else _PAIR
-    for first in range(start, end, step):
-        multiply((weights, x, out, scales), x.shape[1], first, min(first + step, end))
+    multiply((weights, x, out, scales), x.shape[1], *share(blocks, thread, threads))
 
 
 def _by_blocks(
@@ -239,7 +229,5 @@ def _by_blocks(
     blocks = (rows + BLOCK - 1) // BLOCK
     weights = matrix_at(place[0], blocks, room.numbers.shape[1] * BLOCK, like)
     scales = matrix_at(place[1], 1, blocks * BLOCK, np.float32)
-    arrays = (weights, scales, room.numbers, room.scales, room.corrections, out)
-    start, end = part(rows, thread, threads)
-    for first in range(start // BLOCK, (end + BLOCK - 1) // BLOCK, _BLOCKS):
-        _blocks(arrays, first, min(first + _BLOCKS, (end + BLOCK - 1) // BLOCK))
+    arrays = (weights, room.numbers, out, scales, room.scales, room.corrections)
+    _multiply_bytes(arrays, room.scales.shape[1], *share(blocks, thread, threads))

@@ -83,11 +83,10 @@ class Builder:
 
 
 class _Matrix(NamedTuple):
-    """Where the numbers of a two-dimensional array begin, the bytes from row to row, and how long a row is."""
+    """Where the numbers of a two-dimensional array begin, and the bytes from row to row."""
 
     start: Value
     stride: Value
-    columns: Value
     kind: Any
 
     def row(self, build: Builder, first: Value, number: int = 0) -> Value:
@@ -111,8 +110,7 @@ def _tile(emit: Emit) -> Any:
                 array = context.make_array(kind)(context, builder, value)
                 start = builder.ptrtoint(array.data, _LONG)
                 stride = cgutils.unpack_tuple(builder, array.strides)[0]
-                columns = cgutils.unpack_tuple(builder, array.shape)[1]
-                matrices.append(_Matrix(start, stride, columns, kind.dtype))
+                matrices.append(_Matrix(start, stride, kind.dtype))
             emit(Builder(builder), matrices, cgutils.unpack_tuple(builder, values[1]))
             return context.get_dummy_value()
 
@@ -210,14 +208,15 @@ def fetch(lines: int) -> Any:
 def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP) -> Any:
     """Return a function that sets out (T, R blocks of 16) to bytes of x times packed bytes of weights, scaled.
 
-    Its arrays are (weights, their rows' scales, x, the scales of its groups, their corrections, out). A block
-    holds, for every four columns, the four numbers of each of its 16 rows, and 128 is added to each; a
-    correction is 128 times the sum of a group of x, negative. One instruction, vpdpbusd, multiplies 64 pairs
-    of bytes and adds them to 16 sums.
+    Its arrays are (weights, x, out, the rows' scales, the scales of x's groups, their corrections), its numbers the
+    first block, the first token and the groups. A block holds, for every four columns, the four numbers of each of
+    its 16 rows, and 128 is added to each; a correction is 128 times the sum of a group of x, negative. One
+    instruction, vpdpbusd, multiplies 64 pairs of bytes and adds them to 16 sums. Several tokens keep it so busy that
+    the next group has to be asked for.
     """
 
     def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
-        (weights, row_scales, x, scales, corrections, out), (row, token) = matrices, numbers
+        (weights, x, out, row_scales, scales, corrections), (row, token, groups) = matrices, numbers
         b = build.b
         whole, single = ir.VectorType(_INT, BLOCK), ir.VectorType(_FLOAT, BLOCK)
         add_products = cgutils.get_or_insert_function(
@@ -226,7 +225,7 @@ def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP) -> Any:
         places = list(itertools.product(range(tokens), range(blocks)))
         zero = ir.Constant(single, [0.0] * BLOCK)
         totals = [cgutils.alloca_once_value(b, zero) for _ in places]
-        with cgutils.for_range(b, scales.columns) as loop:
+        with cgutils.for_range(b, groups) as loop:
             group = loop.index
             lefts = [
                 build.place(weights.row(build, row, r), (group, BLOCK * group_size)) for r in range(blocks)
@@ -235,6 +234,8 @@ def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP) -> Any:
             starts = [build.place(corrections.row(build, token, t), (group, 4)) for t in range(tokens)]
             sums = {(t, r): build.spread(build.load(_INT, starts[t]), BLOCK) for t, r in places}
             for four in range(group_size // 4):
+                for start in lefts if tokens > 1 else ():
+                    build.fetch(build.place(start, (group_size // 4 + four, BLOCK * 4)))
                 left = [build.load(whole, build.place(start, (four, BLOCK * 4))) for start in lefts]
                 for t in range(tokens):
                     right = build.spread(build.load(_INT, build.place(rights[t], (four, 4))), BLOCK)
