@@ -16,7 +16,7 @@ from gencli.kernels.compiling import kernel
 from gencli.kernels.layout import BLOCK, GROUP, KEY_GROUP
 from gencli.kernels.products import MANY, Rounded, multiply, round_vector
 from gencli.kernels.sums import fused, largest_of, largest_size, sum_of, sum_of_squares
-from gencli.kernels.tiles import byte_tile, fetch
+from gencli.kernels.tiles import byte_tile
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -25,8 +25,6 @@ Index = int | np.int64
 
 _key_tile_4, _key_tile_1 = byte_tile(1, 4, group_size=KEY_GROUP), byte_tile(1, 1, group_size=KEY_GROUP)
 _value_tile_4, _value_tile_1 = byte_tile(1, 4), byte_tile(1, 1)
-_fetch = fetch(1)
-_LINE = 64  # bytes of the processor's cache
 _SMALLEST = np.float32(1e-30)  # of scales: those of nothing but zeros
 
 
@@ -262,15 +260,10 @@ def _attend_by_bytes(
     for item in range(first, end):
         row, shared, token, head = _place_of(item, queries, cache, places, joined)
         keys, values, seen = cache.keys[row, shared], cache.values[row, shared], places.positions[token] + 1
-        _weigh_bytes(
-            seen, queries[item], keys, cache.key_scales[row, shared : shared + 1], values, room, rounded
-        )
+        _weigh_bytes(seen, queries[item], keys, cache.key_scales[row, shared : shared + 1], room, rounded)
         score = room[0, :seen]
         total = _raised(score, width)
         _scale(score, cache.value_scales[row, shared], values)
-        following = _place_of(min(item + 1, end - 1), queries, cache, places, joined)
-        next_keys = cache.keys[following[0], following[1]]
-        _fetch((next_keys,), (0, 0, (seen + BLOCK - 1) // BLOCK * next_keys.shape[1] // _LINE))
         _mix_bytes(seen, values, np.float32(1) / total, room, rounded)
         for i in range(width):
             joined[token, head * width + i] = room[1, i]
@@ -293,18 +286,15 @@ def _weigh_bytes(
     query: FloatArray,
     keys: CacheArray,
     scales: FloatArray,
-    values: CacheArray,
     room: FloatArray,
     rounded: Rounded,
 ) -> None:
-    """Set the first row of the room to a query times packed keys; ask for the values of these slots."""
+    """Set the first row of the room to a query times packed keys."""
     round_vector(query, rounded, 0, KEY_GROUP)
     groups = (query.size + KEY_GROUP - 1) // KEY_GROUP
     arrays = (keys, rounded.numbers, room, scales, rounded.scales, rounded.corrections)
     blocks = (seen + BLOCK - 1) // BLOCK
     for block in range(0, blocks // 4 * 4, 4):
-        for part in range(values.shape[0]):
-            _fetch((values,), (part, block * BLOCK * BLOCK, 4 * BLOCK * BLOCK // _LINE))
         _key_tile_4(arrays, (block, 0, groups))
     for block in range(blocks // 4 * 4, blocks):
         _key_tile_1(arrays, (block, 0, groups))

@@ -18,13 +18,13 @@ ATTENTION_NORM, QUERY, KEY, VALUE, QUERY_NORM, KEY_NORM, OUTPUT, MLP_NORM, GATE,
 FINAL_NORM, HEAD = 0, 2
 WEIGHT_WORDS = 22
 
-# Sizes; the slots are what scratch for attention holds: one more than a row may have, in whole groups.
+# Sizes; the slots are what scratch for attention holds: all that a row may have, in whole groups.
 LAYERS, WIDTH, HEADS, SHARED_HEADS, HEAD_WIDTH, HIDDEN, VOCABULARY, SLOTS = range(8)
 
 # Counts of a call
 TOKENS, WANTED, APART = range(3)
 
-ROOM_ROWS = 17  # of scratch for attention
+ROOM_ROWS = 17  # of scratch for attention: scores and values of 8 queries, and the sums of their scores
 
 # Scratch: a row for each thread; what all threads write is in the first one.
 X, NORMED, NUMBERS, FACTORS, CORRECTIONS, QUERIES, ROOM = range(7)

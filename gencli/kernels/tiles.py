@@ -23,7 +23,6 @@ from gencli.kernels.layout import BLOCK, GROUP
 _FEATURES = binding.get_host_cpu_features()
 LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
 
-_LINE = 64  # bytes of the processor's cache
 _UNROLLED = 4  # columns
 _BYTE, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 32, 64)), ir.FloatType()
 
@@ -184,23 +183,6 @@ def block_tile(tokens: int, blocks: int) -> Any:
                 build.store(
                     b.fmul(found, scale) if scales else found, build.place(out.row(build, token, t), *at)
                 )
-
-    return _tile(emit)
-
-
-def fetch(lines: int) -> Any:
-    """Return a function that asks for a part of a row of a matrix to be brought near, and the rows after it.
-
-    Its arrays are (the matrix,), its numbers the row, the first byte in it, and how often `lines` of the processor's
-    cache are wanted.
-    """
-
-    def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
-        (matrix,), (row, first, times) = matrices, numbers
-        start = build.place(matrix.row(build, row), (first, 1))
-        with cgutils.for_range(build.b, times) as loop:
-            for line in range(lines):
-                build.fetch(build.place(start, (loop.index, lines * _LINE), (line, _LINE)))
 
     return _tile(emit)
 
