@@ -231,6 +231,26 @@ def test_read_only_weights_do() -> None:
     assert_close(found[0], their_logits(SHAPE, [1, 2, 3])[-1])
 
 
+@pytest.mark.parametrize("shape", [GROUPED, LARGE])  # with odd counts and with whole blocks
+def test_weights_packed_in_place_are_the_same_weights(shape: Shape) -> None:
+    mine = {name: array.copy() for name, array in weights_of(shape).items()}
+    engine = CpuEngine(shape, mine, in_place=True)
+    tokens = tokens_of(shape, 30)
+    np.testing.assert_array_equal(
+        engine.start([tokens], slots=40), engine_of(shape).start([tokens], slots=40)
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9, 13, 16])
+def test_a_batch_of_any_size_has_the_bits_of_one_row(rows: int) -> None:
+    batch, alone = engine_of(LARGE), engine_of(LARGE, threads=1)
+    batch.start([[5, 6, 7]], copies=rows, slots=20)
+    together = batch.step(list(range(rows)))
+    for row in range(rows):
+        alone.start([[5, 6, 7]], slots=20)
+        np.testing.assert_array_equal(together[row], alone.step([row])[0])
+
+
 def test_a_weight_that_is_no_number_shows_in_the_logits() -> None:
     for name in ("model.layers.0.mlp.gate_proj.weight", "model.layers.0.self_attn.k_norm.weight"):
         weights = {**weights_of(SHAPE), name: np.full_like(weights_of(SHAPE)[name], np.nan)}

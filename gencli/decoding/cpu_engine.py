@@ -65,7 +65,8 @@ class CpuEngine:
     """Turns tokens into logits, a row of the batch at its own position.
 
     `weights` holds float32 arrays under the names of Shape.tensors(), norms with one dimension.
-    `threads` is at most the number of cores; None takes them all.
+    `threads` is at most the number of cores; None takes them all. If `in_place`, the arrays of weights are the
+    engine's from now on: float32 matrices are packed where they stand, which saves the memory for a copy.
     """
 
     name = "cpu"
@@ -77,6 +78,7 @@ class CpuEngine:
         *,
         precision: Precision = "float32",
         threads: int | None = None,
+        in_place: bool = False,
     ) -> None:
         self.context, self.vocabulary = shape.context, shape.vocabulary
         self.lengths: list[int] = []
@@ -84,7 +86,7 @@ class CpuEngine:
         self.threads = cores() if threads is None else max(1, min(threads, cores()))
         self._rows = np.empty(0, dtype=np.int64)
         self._slots = 0
-        self._weights = placed(shape, weights, precision)
+        self._weights = placed(shape, weights, precision, in_place=in_place)
         self._cache = self._empty_cache(0, 0)
         ways = ["together", "alone"] if self.threads > 1 else ["alone"]
         near = self._weights.nbytes <= _NEAR_BYTES
@@ -186,14 +188,12 @@ class CpuEngine:
     def _empty_cache(self, rows: int, slots: int) -> Cache:
         """Return room for keys and values; they are rounded like the weights."""
         shape, kind = self._shape, self._weights.kind.dtype
-        slots, width = whole(slots, layout.GROUP), whole(shape.head_width, layout.LANES)
+        slots, width = whole(slots, layout.GROUP), shape.head_width
         every = (shape.layers, rows, shape.kv_heads)
-        if kind == np.uint8:
-            keys = (slots // layout.BLOCK, layout.BLOCK * whole(shape.head_width, layout.KEY_GROUP))
-            values = (width // layout.BLOCK, layout.BLOCK * slots)
-            sizes: Any = (*every, *keys), (*every, *values), (*every, slots)
-        else:
-            sizes = (*every, slots, shape.head_width), (*every, slots, width), (*every, slots)
+        columns = whole(width, layout.KEY_GROUP) if kind == np.uint8 else width
+        keys = (slots // layout.BLOCK, layout.BLOCK * columns)
+        values = (-(-width // layout.BLOCK), layout.BLOCK * slots)
+        sizes: Any = (*every, *keys), (*every, *values), (*every, slots)
         scales: tuple[int, ...] = sizes[2] if kind != np.float32 else (*every, 0)
         single = np.dtype(np.float32)
         arrays = [(sizes[0], kind), (sizes[1], kind), (scales, single), (scales, single)]
@@ -245,18 +245,10 @@ class Cache(NamedTuple):
     def copy(self, row: int, others: Iterable[int], end: int) -> None:
         """Copy the first `end` slots of a row, or some more, to others."""
         blocks, columns = -(-end // layout.BLOCK), layout.BLOCK * whole(end, layout.GROUP)
-        packed = self.keys.dtype == np.uint8
         for other in others:
-            for part, slots in (
-                (self.keys, blocks if packed else end),
-                (self.key_scales, end),
-                (self.value_scales, end),
-            ):
+            for part, slots in ((self.keys, blocks), (self.key_scales, end), (self.value_scales, end)):
                 part[:, other, :, :slots] = part[:, row, :, :slots]
-            if packed:
-                self.values[:, other, :, :, :columns] = self.values[:, row, :, :, :columns]
-            else:
-                self.values[:, other, :, :end] = self.values[:, row, :, :end]
+            self.values[:, other, :, :, :columns] = self.values[:, row, :, :, :columns]
 
 
 class _Call:
@@ -269,7 +261,7 @@ class _Call:
         self._counts = np.zeros(3, np.int64)
         sizes = (
             shape.layers, shape.width, shape.heads, shape.kv_heads, shape.head_width, shape.hidden,
-            shape.vocabulary, whole(max(slots + 1, shape.head_width), layout.GROUP),
+            shape.vocabulary, whole(max(slots, shape.head_width), layout.GROUP),
         )  # fmt: skip
         words = layout.scratch_words(sizes, most)
         room = Room(4 * each for each in [*(words * threads), most * vocabulary])

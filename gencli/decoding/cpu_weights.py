@@ -38,7 +38,7 @@ _MATRICES = {
     layout.UP: "mlp.up_proj",
     layout.DOWN: "mlp.down_proj",
 }
-_pack = Function("products", "pack")
+_lay, _pack = Function("products", "lay"), Function("products", "pack")
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,14 @@ def multiplies_bytes() -> bool:
     return bool(features.get("avx512vnni") and features.get("avx512bw"))
 
 
-def placed(shape: Shape, weights: Mapping[str, FloatArray], precision: Precision) -> Weights:
-    """Return the weights in memory that stays where it is: the given arrays themselves if they are float32."""
+def placed(
+    shape: Shape, weights: Mapping[str, FloatArray], precision: Precision, *, in_place: bool = False
+) -> Weights:
+    """Return the weights in memory that stays where it is, the matrices packed; if `in_place`, where they were."""
     addresses = np.zeros((shape.layers + 1, layout.WEIGHT_WORDS), np.int64)
     kept: list[Array] = []
-    packs = precision == "int8" and multiplies_bytes()
-    room = Room(math.prod(_packed_size(*size)) for size in shape.tensors().values() if packs)
+    kind = np.dtype(np.float32 if precision == "float32" else np.uint8 if multiplies_bytes() else np.int8)
+    room = Room(math.prod(_packed_size(*size, kind)) * kind.itemsize for size in shape.tensors().values())
 
     def put(layer: int, word: int, *arrays: Array) -> None:
         for number, array in enumerate(arrays):
@@ -81,11 +83,9 @@ def placed(shape: Shape, weights: Mapping[str, FloatArray], precision: Precision
 
     def put_matrix(layer: int, word: int, name: str) -> None:
         matrix = weights[f"{name}.weight"]
-        put(
-            layer,
-            word,
-            *((matrix,) if precision == "float32" else _packed(matrix, room) if packs else _rounded(matrix)),
-        )
+        size = _packed_size(len(matrix), matrix.shape[1], kind)
+        stays = in_place and kind == np.float32 and math.prod(size) == matrix.size
+        put(layer, word, *_packed(matrix, matrix.reshape(size) if stays else room.take(size, kind)))
 
     for layer in range(shape.layers):
         for word, name in _VECTORS.items():
@@ -94,9 +94,30 @@ def placed(shape: Shape, weights: Mapping[str, FloatArray], precision: Precision
             put_matrix(layer, word, f"model.layers.{layer}.{name}")
     put(shape.layers, layout.FINAL_NORM, weights["model.norm.weight"])
     put_matrix(shape.layers, layout.HEAD, "lm_head")
-    kind = np.float32 if precision == "float32" else np.uint8 if packs else np.int8
     embedding = np.ascontiguousarray(weights["model.embed_tokens.weight"])
     return Weights(addresses, kept, np.empty((0, 0), kind), embedding, *_rotary(shape))
+
+
+def _packed_size(rows: int, columns: int, kind: np.dtype[Any]) -> tuple[int, int]:
+    """Return the blocks and their numbers: rows filled up to blocks of 16, columns of bytes to groups of 64."""
+    columns = whole(columns, layout.GROUP) if kind == np.uint8 else columns
+    return -(-rows // layout.BLOCK), layout.BLOCK * columns
+
+
+def _packed(weights: FloatArray, out: Array) -> tuple[Array, FloatArray]:
+    """Pack a matrix as numbers of the kind of `out` (blocks, numbers), all zeros; return it and each row's scale."""
+    matrix: Array = np.ascontiguousarray(weights)
+    scales, threads = np.zeros(len(out) * layout.BLOCK, np.float32), cores()
+    if out.dtype == np.uint8:
+        out[:] = 128  # a zero
+        Job(_pack, matrix, out, scales, threads=threads)(threads)
+        return out, scales
+    if out.dtype == np.int8:
+        matrix, scales[: len(weights)] = _rounded(weights)
+    # rows that lie a power of two apart would stand in each other's way in the processor's cache
+    scratch = np.empty((threads, layout.BLOCK, matrix.shape[1] + layout.BLOCK), out.dtype)
+    Job(_lay, matrix, out, scratch, threads=threads)(threads)
+    return out, scales
 
 
 def _rounded(weights: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
@@ -104,20 +125,6 @@ def _rounded(weights: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
     scales = np.maximum(np.abs(weights).max(axis=1), np.float32(1e-30)) / np.float32(127)
     numbers = weights / scales[:, None]
     return np.rint(numbers, out=numbers).astype(np.int8), scales
-
-
-def _packed_size(rows: int, columns: int) -> tuple[int, int]:
-    """Return the blocks and their bytes: rows filled up to blocks of 16, columns to groups of 64."""
-    return -(-rows // layout.BLOCK), layout.BLOCK * whole(columns, layout.GROUP)
-
-
-def _packed(weights: FloatArray, room: Room) -> tuple[npt.NDArray[np.uint8], FloatArray]:
-    """Return a matrix as packed bytes (blocks, bytes), and the scale of each row."""
-    out = room.take(_packed_size(*weights.shape), np.uint8)
-    out[:] = 128  # a zero
-    scales = np.zeros(len(out) * layout.BLOCK, np.float32)
-    Job(_pack, np.ascontiguousarray(weights), out, scales, threads=cores())(cores())
-    return out, scales
 
 
 def _rotary(shape: Shape) -> tuple[FloatArray, FloatArray]:

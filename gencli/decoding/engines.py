@@ -34,6 +34,7 @@ def open_engine(
             folder.weights(),
             precision="int8" if precision == "int8" else "float32",
             threads=threads,
+            in_place=True,
         )
     if precision == "int8":
         raise UsageError("only the engine cpu computes with int8 weights", hint="--engine cpu")

@@ -14,34 +14,29 @@ from numba.extending import overload
 
 from gencli.kernels.compiling import kernel
 from gencli.kernels.layout import BLOCK, GROUP, KEY_GROUP
-from gencli.kernels.products import Rounded, round_vector
+from gencli.kernels.products import MANY, Rounded, multiply, round_vector
 from gencli.kernels.sums import fused, largest_of, largest_size, sum_of, sum_of_squares
-from gencli.kernels.tiles import LANES, byte_tile, column_tile, fetch, row_tile
+from gencli.kernels.tiles import byte_tile
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 CacheArray = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 Index = int | np.int64
 
-_weigh_some = row_tile(1, LANES)
-_mix_wide, _mix_some = column_tile(4), column_tile(1)
 _key_tile_4, _key_tile_1 = byte_tile(1, 4, group_size=KEY_GROUP), byte_tile(1, 1, group_size=KEY_GROUP)
 _value_tile_4, _value_tile_1 = byte_tile(1, 4), byte_tile(1, 1)
-_fetch = fetch(1)
-_LINE = 64  # bytes of the processor's cache
 _SMALLEST = np.float32(1e-30)  # of scales: those of nothing but zeros
 
 
 class Cache(NamedTuple):
     """The keys and values of all tokens so far, of one layer or, with a dimension more in front, of all.
 
-    They are float32, or int8 with a scale for each vector; S and the D of the values are filled up to whole vectors
-    of the machine. Or they are packed bytes, as those of products: the keys with the slots as rows, in blocks, the
-    values with the slots as columns.
+    They are float32, or int8 or bytes with a scale for each vector, and packed as the matrices of products are: the
+    keys with the slots as rows, the values with the slots as columns.
     """
 
-    keys: CacheArray  # (B, K, S, D), or (B, K, blocks of 16 slots, bytes)
-    values: CacheArray  # (B, K, S, D), or (B, K, blocks of 16 numbers, bytes)
+    keys: CacheArray  # (B, K, blocks of 16 slots, numbers)
+    values: CacheArray  # (B, K, blocks of 16 rows of D, numbers)
     key_scales: FloatArray  # (B, K, S), or with no slots where they are float32
     value_scales: FloatArray  # (B, K, S)
 
@@ -114,28 +109,35 @@ def _puts(keys: Any, values: Any, scales: Any, slot: Any, key: Any, value: Any) 
 
 
 def _put_whole(keys: Any, values: Any, scales: Any, slot: Any, key: Any, value: Any) -> None:
-    for i in range(key.size):
-        keys[slot, i], values[slot, i] = key[i], value[i]
+    block, at = keys[slot // BLOCK], slot % BLOCK
+    for i in range(key.size):  # slots are the rows of what a query is multiplied by
+        block[i * BLOCK + at] = key[i]
+    for i in range(value.size):  # and the columns of what their weights are multiplied by
+        values[i // BLOCK, slot * BLOCK + i % BLOCK] = value[i]
 
 
 def _put_rounded(keys: Any, values: Any, scales: Any, slot: Any, key: Any, value: Any) -> None:
-    for vector, place, scale in ((key, keys, scales[0]), (value, values, scales[1])):
-        peak = max(largest_size(vector), _SMALLEST)
-        for i in range(vector.size):
-            place[slot, i] = np.int8(np.rint(vector[i] * (np.float32(127) / peak)))
-        scale[slot] = peak / np.float32(127)
+    block, at, peak = keys[slot // BLOCK], slot % BLOCK, max(largest_size(key), _SMALLEST)
+    scales[0][slot] = peak / np.float32(127)
+    for i in range(key.size):
+        block[i * BLOCK + at] = np.int8(np.rint(key[i] * (np.float32(127) / peak)))
+    peak = max(largest_size(value), _SMALLEST)
+    scales[1][slot] = peak / np.float32(127)
+    for i in range(value.size):
+        number = np.int8(np.rint(value[i] * (np.float32(127) / peak)))
+        values[i // BLOCK, slot * BLOCK + i % BLOCK] = number
 
 
 def _put_packed(keys: Any, values: Any, scales: Any, slot: Any, key: Any, value: Any) -> None:
     peak = max(largest_size(key), _SMALLEST)
     scales[0][slot] = peak / np.float32(127)
     inverse, block, at = np.float32(127) / peak, keys[slot // BLOCK], slot % BLOCK * 4
-    for i in range(key.size):  # slots are the rows of what a query is multiplied by
+    for i in range(key.size):
         block[i // 4 * 4 * BLOCK + at + i % 4] = np.uint8(np.int32(np.rint(key[i] * inverse)) + 128)
     peak = max(largest_size(value), _SMALLEST)
     scales[1][slot] = peak / np.float32(127)
     inverse, at = np.float32(127) / peak, slot // 4 * 4 * BLOCK + slot % 4
-    for i in range(value.size):  # and the columns of what their weights are multiplied by
+    for i in range(value.size):
         values[i // BLOCK, at + i % BLOCK * 4] = np.uint8(np.int32(np.rint(value[i] * inverse)) + 128)
 
 
@@ -171,18 +173,21 @@ def enter(
 ) -> None:
     """Norm and turn the queries and keys of some tokens; put keys and values into a layer's cache.
 
-    The inputs are those of all tokens, (M, H D), (M, K D) and (M, K D) or wider; queries (M H, D) are set. The
-    tables of cosines and sines are (context, D / 2). The room (3, D or more) is scratch.
+    The inputs are those of all tokens, (M, H D), (M, K D) and (M, K D) or wider. Queries (H M, D) are set: those
+    that share keys stand together, those of the first token first. The tables of cosines and sines are
+    (context, D / 2). The room (1 or more, D or more) is scratch.
     """
-    width, shared = queries.shape[1], cache.keys.shape[1]
-    heads, key = queries.shape[0] // inputs[0].shape[0], room[0, :width]
+    width, shared, count = queries.shape[1], cache.keys.shape[1], inputs[0].shape[0]
+    heads, key = queries.shape[0] // count, room[0, :width]
+    group = heads // shared
     for token in range(some[0], some[1]):
         row, position = places.rows[token], places.positions[token]
         turn = (turns[0][position], turns[1][position])
         for head in range(heads):
             vector = inputs[0][token, head * width : (head + 1) * width]
             factor = norm_factor(vector, epsilon)
-            _norm_and_turn(vector, norms[0], factor, turn, queries[token * heads + head])
+            item = (head // group * count + token) * group + head % group
+            _norm_and_turn(vector, norms[0], factor, turn, queries[item])
         for head in range(shared):
             vector = inputs[1][token, head * width : (head + 1) * width]
             _norm_and_turn(vector, norms[1], norm_factor(vector, epsilon), turn, key)
@@ -203,9 +208,8 @@ def attend(
 ) -> None:
     """Set some heads of tokens in joined (M, H D) to the values up to that token, weighted by keys and query.
 
-    The items from `first` on are those of queries (M H, D). The room (3, S + 1 or more, filled up to whole vectors)
-    and the vector of so many rounded numbers are scratch. The cache is far from the processor, so what comes next
-    is asked for: the values while keys are read, and the next item's keys while values are.
+    The items from `first` on are those of queries (H M, D). The room (rows, S or more) and the vector of so many
+    rounded numbers are scratch.
     """
 
 
@@ -219,46 +223,61 @@ def _attends(
 def _attend_by_floats(
     first: Any, end: Any, queries: Any, cache: Any, places: Any, room: Any, rounded: Any, joined: Any
 ) -> None:
-    heads = queries.shape[0] // joined.shape[0]
-    for item in range(first, end):
-        following = min(item + 1, end - 1)
-        keys, values = _of_item(item, heads, cache.keys, places), _of_item(item, heads, cache.values, places)
-        seen = places.positions[item // heads] + 1
-        lines = LANES * values.shape[1] * values.itemsize // _LINE
-        for slot in range(0, seen, LANES):
-            _fetch((values,), (slot, 0, lines))
-            _weigh_some((keys, queries[item : item + 1], room), (slot, 0))
-        shared = item % heads // (heads // cache.keys.shape[1])
-        row = places.rows[item // heads]
-        score = room[0, :seen]
-        _scale(score, cache.key_scales[row, shared], keys)
-        total = _raised(score, queries.shape[1])
-        _scale(score, cache.value_scales[row, shared], values)
-        room[0, seen] = np.float32(0)  # the values are taken two by two
-        _mix(seen, values, _of_item(following, heads, cache.keys, places), room)
-        for i in range(queries.shape[1]):
-            joined[item // heads, item % heads * queries.shape[1] + i] = room[1, i] / total
+    item, width = first, queries.shape[1]
+    while item < end:
+        row, shared, _, _ = _place_of(item, queries, cache, places, joined)
+        many = 1
+        while many < MANY and item + many < end:
+            other = _place_of(item + many, queries, cache, places, joined)
+            if other[0] != row or other[1] != shared:
+                break
+            many += 1
+        last = _place_of(item + many - 1, queries, cache, places, joined)[2]
+        seen = places.positions[last] + 1
+        keys, values = cache.keys[row, shared], cache.values[row, shared]
+        multiply((keys, queries[item : item + many], room), width, 0, (seen + BLOCK - 1) // BLOCK)
+        for number in range(many):
+            token = _place_of(item + number, queries, cache, places, joined)[2]
+            score = room[number, : places.positions[token] + 1]
+            _scale(score, cache.key_scales[row, shared], keys)
+            room[2 * MANY, number] = _raised(score, width)
+            _scale(score, cache.value_scales[row, shared], values)
+            for slot in range(score.size, seen):
+                room[number, slot] = np.float32(0)
+        mixed = room[MANY:]
+        multiply((values, room[:many], mixed), seen, 0, values.shape[0])
+        for number in range(many):
+            _, _, token, head = _place_of(item + number, queries, cache, places, joined)
+            for i in range(width):
+                joined[token, head * width + i] = mixed[number, i] / room[2 * MANY, number]
+        item += many
 
 
 def _attend_by_bytes(
     first: Any, end: Any, queries: Any, cache: Any, places: Any, room: Any, rounded: Any, joined: Any
 ) -> None:
-    heads, width = queries.shape[0] // joined.shape[0], queries.shape[1]
+    width = queries.shape[1]
     for item in range(first, end):
-        keys, values = _of_item(item, heads, cache.keys, places), _of_item(item, heads, cache.values, places)
-        shared = item % heads // (heads // cache.keys.shape[1])
-        row, seen = places.rows[item // heads], places.positions[item // heads] + 1
-        _weigh_bytes(
-            seen, queries[item], keys, cache.key_scales[row, shared : shared + 1], values, room, rounded
-        )
+        row, shared, token, head = _place_of(item, queries, cache, places, joined)
+        keys, values, seen = cache.keys[row, shared], cache.values[row, shared], places.positions[token] + 1
+        _weigh_bytes(seen, queries[item], keys, cache.key_scales[row, shared : shared + 1], room, rounded)
         score = room[0, :seen]
         total = _raised(score, width)
         _scale(score, cache.value_scales[row, shared], values)
-        following = _of_item(min(item + 1, end - 1), heads, cache.keys, places)
-        _fetch((following,), (0, 0, (seen + BLOCK - 1) // BLOCK * following.shape[1] // _LINE))
         _mix_bytes(seen, values, np.float32(1) / total, room, rounded)
         for i in range(width):
-            joined[item // heads, item % heads * width + i] = room[1, i]
+            joined[token, head * width + i] = room[1, i]
+
+
+@kernel
+def _place_of(
+    item: int, queries: FloatArray, cache: Cache, places: Places, joined: FloatArray
+) -> tuple[int, int, int, int]:
+    """Return the row of the cache and the key-value head that one of the queries attends to; its token and head."""
+    count = joined.shape[0]
+    group = queries.shape[0] // count // cache.keys.shape[1]
+    shared, rest = item // (count * group), item % (count * group)
+    return places.rows[rest // group], shared, rest // group, shared * group + rest % group
 
 
 @kernel
@@ -267,23 +286,18 @@ def _weigh_bytes(
     query: FloatArray,
     keys: CacheArray,
     scales: FloatArray,
-    values: CacheArray,
     room: FloatArray,
     rounded: Rounded,
 ) -> None:
-    """Set the first row of the room to a query times packed keys; ask for the values of these slots."""
+    """Set the first row of the room to a query times packed keys."""
     round_vector(query, rounded, 0, KEY_GROUP)
     groups = (query.size + KEY_GROUP - 1) // KEY_GROUP
-    arrays = (
-        keys, scales, rounded.numbers, rounded.scales[:, :groups], rounded.corrections[:, :groups], room
-    )  # fmt: skip
+    arrays = (keys, rounded.numbers, room, scales, rounded.scales, rounded.corrections)
     blocks = (seen + BLOCK - 1) // BLOCK
     for block in range(0, blocks // 4 * 4, 4):
-        for part in range(values.shape[0]):
-            _fetch((values,), (part, block * BLOCK * BLOCK, 4 * BLOCK * BLOCK // _LINE))
-        _key_tile_4(arrays, (block, 0))
+        _key_tile_4(arrays, (block, 0, groups))
     for block in range(blocks // 4 * 4, blocks):
-        _key_tile_1(arrays, (block, 0))
+        _key_tile_1(arrays, (block, 0, groups))
 
 
 @kernel
@@ -293,19 +307,11 @@ def _mix_bytes(seen: int, values: CacheArray, factor: np.float32, room: FloatArr
     groups, parts = (seen + GROUP - 1) // GROUP, values.shape[0]
     for i in range(parts * BLOCK):
         room[2, i] = factor
-    arrays = (
-        values, room[2:], rounded.numbers, rounded.scales[:, :groups], rounded.corrections[:, :groups], room[1:]
-    )  # fmt: skip
+    arrays = (values, rounded.numbers, room[1:], room[2:], rounded.scales, rounded.corrections)
     for part in range(0, parts // 4 * 4, 4):
-        _value_tile_4(arrays, (part, 0))
+        _value_tile_4(arrays, (part, 0, groups))
     for part in range(parts // 4 * 4, parts):
-        _value_tile_1(arrays, (part, 0))
-
-
-@kernel
-def _of_item(item: int, heads: int, part: CacheArray, places: Places) -> CacheArray:
-    """Return the keys or the values (S, D) that a head of a token attends to."""
-    return part[places.rows[item // heads], item % heads // (heads // part.shape[1])]
+        _value_tile_1(arrays, (part, 0, groups))
 
 
 @kernel
@@ -315,15 +321,3 @@ def _raised(score: FloatArray, width: int) -> np.float32:
     for slot in range(score.size):
         score[slot] = exponential((score[slot] - peak) * scale)
     return np.float32(sum_of(score))
-
-
-@kernel
-def _mix(seen: int, values: CacheArray, following: CacheArray, room: FloatArray) -> None:
-    """Set the second row of the room to the values (S, D) weighted by the first one."""
-    column, even, mixed = 0, seen + seen % 2, room[1:]
-    while column + 4 * LANES <= values.shape[1]:
-        _mix_wide((room, values, mixed, following), (0, even, column))
-        column += 4 * LANES
-    while column < values.shape[1]:
-        _mix_some((room, values, mixed, following), (0, even, column))
-        column += LANES

@@ -76,9 +76,9 @@ def _norm(
 def _gate(gates: FloatArray, ups: FloatArray, out: FloatArray, first: int, end: int) -> None:
     """Set some columns of out (M, F) to SiLU of the gates times what they let through (Shazeer 2020)."""
     for token in range(out.shape[0]):
-        for i in range(first, end):
-            gate = gates[token, i]
-            out[token, i] = gate / (np.float32(1) + exponential(-gate)) * ups[token, i]
+        some, through, opened = gates[token, first:end], ups[token, first:end], out[token, first:end]
+        for i in range(some.size):
+            opened[i] = some[i] / (np.float32(1) + exponential(-some[i])) * through[i]
 
 
 @kernel

@@ -11,7 +11,6 @@ from gencli.kernels.room import whole
 
 BLOCK = 16  # rows of packed weights that lie side by side
 GROUP = 64  # numbers of a token's vector that share a scale
-LANES = 16  # numbers that the widest vectors of a processor hold
 KEY_GROUP = 32  # numbers of a query that share a scale
 
 # Weights: a row for each layer, and one for the end; each has two words, its address and that of its scales.
@@ -19,13 +18,13 @@ ATTENTION_NORM, QUERY, KEY, VALUE, QUERY_NORM, KEY_NORM, OUTPUT, MLP_NORM, GATE,
 FINAL_NORM, HEAD = 0, 2
 WEIGHT_WORDS = 22
 
-# Sizes; the slots are what scratch for attention holds: one more than a row may have, in whole groups.
+# Sizes; the slots are what scratch for attention holds: all that a row may have, in whole groups.
 LAYERS, WIDTH, HEADS, SHARED_HEADS, HEAD_WIDTH, HIDDEN, VOCABULARY, SLOTS = range(8)
 
 # Counts of a call
 TOKENS, WANTED, APART = range(3)
 
-ROOM_ROWS = 3  # of scratch for attention
+ROOM_ROWS = 17  # of scratch for attention: scores and values of 8 queries, and the sums of their scores
 
 # Scratch: a row for each thread; what all threads write is in the first one.
 X, NORMED, NUMBERS, FACTORS, CORRECTIONS, QUERIES, ROOM = range(7)

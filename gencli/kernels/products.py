@@ -1,14 +1,17 @@
 """Tokens times the weights of a matrix: the work that nearly all of a step's time goes into.
 
-A matrix is float32 (rows, columns), or int8 of the same shape with a scale for each row, or, where the processor
-multiplies bytes, packed bytes (blocks, bytes): then the tokens' vectors are rounded to bytes too, with a scale
-for each group of 64 numbers, as llama.cpp does with its Q8_0. Each kind is compiled once, for all sizes.
+A matrix is packed in blocks of 16 rows, filled up with zeros: reading it is reading memory from one end to the
+other. A block holds its rows column by column, in float32, or in int8 with a scale for each row. Where the
+processor multiplies bytes, four columns at a time, in bytes: then the tokens' vectors are rounded to bytes too,
+with a scale for each group of 64 numbers, as llama.cpp does with its Q8_0. Each kind is compiled once, for all
+sizes.
 
 Legend: M tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,21 +23,19 @@ from gencli.kernels.compiling import kernel, matrix_at
 from gencli.kernels.crew import share
 from gencli.kernels.layout import BLOCK, GROUP
 from gencli.kernels.sums import largest_size
-from gencli.kernels.tiles import TOKENS, byte_tile, row_tile
+from gencli.kernels.tiles import LANES, block_tile, byte_tile
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 WeightArray = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+_Tile = Callable[[int, int], Any]  # tokens, blocks → a function that multiplies them
 
-_CHUNK = 8  # rows of a matrix, or
-_BLOCKS = 4  # blocks of a packed one, that are taken at a time
+MANY, FEW = (8, 4) if LANES == 16 else (4, 2)  # tokens that are taken at a time, and
+_PAIR = (
+    2 if LANES == 16 else 1
+)  # blocks with them: so many sums fit into the registers, beside what they are made of
+_BLOCKS = 4  # blocks that are taken at a time with one token
 _SMALLEST = np.float32(1e-30)  # of scales: those of nothing but zeros
-
-# for several tokens and several rows, several and one, one and several, one and one
-_row_tile_tr, _row_tile_t1 = row_tile(TOKENS, 4, ahead=4), row_tile(TOKENS, 1)
-_row_tile_1r, _row_tile_11 = row_tile(1, _CHUNK, ahead=_CHUNK), row_tile(1, 1)
-_byte_tile_tr, _byte_tile_t1 = byte_tile(4, 2), byte_tile(4, 1)
-_byte_tile_1r, _byte_tile_11 = byte_tile(1, _BLOCKS), byte_tile(1, 1)
 
 
 class Rounded(NamedTuple):
@@ -43,6 +44,27 @@ class Rounded(NamedTuple):
     numbers: npt.NDArray[np.int8]  # (M, groups of 64)
     scales: FloatArray  # (M, groups)
     corrections: npt.NDArray[np.int32]  # (M, groups): -128 times the sum of each
+
+
+@kernel
+def lay(weights: WeightArray, out: WeightArray, scratch: WeightArray, job: IntArray, thread: int) -> None:
+    """Pack weights (rows, columns), float32 or int8, as they are, column by column; `out` may be the same memory.
+
+    The scratch (threads, 16, more than columns) holds a block meanwhile.
+    """
+    start, end = share(out.shape[0], thread, job[0])
+    block = scratch[thread]
+    for number in range(start, end):
+        rows, place = weights[number * BLOCK : (number + 1) * BLOCK], out[number]
+        for row in range(rows.shape[0]):
+            for i in range(rows.shape[1]):
+                block[row, i] = rows[row, i]
+        for row in range(rows.shape[0], BLOCK):
+            for i in range(rows.shape[1]):
+                block[row, i] = 0
+        for i in range(rows.shape[1]):
+            for row in range(BLOCK):
+                place[i * BLOCK + row] = block[row, i]
 
 
 @kernel
@@ -105,40 +127,53 @@ def round_vector(vector: FloatArray, room: Rounded, row: int, group_size: int) -
         room.corrections[row, group] = np.int32(-128) * total
 
 
-@kernel
-def _rows(arrays: Any, first: int, last: int) -> None:
-    """Multiply the rows from `first` to `last` of a matrix by all tokens."""
-    count = arrays[1].shape[0]
-    by_tokens, by_rows = count // TOKENS * TOKENS, first + (last - first) // 4 * 4
-    for token in range(0, by_tokens, TOKENS):
-        for row in range(first, by_rows, 4):
-            _row_tile_tr(arrays, (row, token))
-        for row in range(by_rows, last):
-            _row_tile_t1(arrays, (row, token))
-    by_chunks = first + (last - first) // _CHUNK * _CHUNK
-    for token in range(by_tokens, count):
-        for row in range(first, by_chunks, _CHUNK):
-            _row_tile_1r(arrays, (row, token))
-        for row in range(by_chunks, last):
-            _row_tile_11(arrays, (row, token))
+def _sweep(tile: _Tile, tokens: int, blocks: int) -> Any:
+    """Return a function that multiplies the blocks from `first` to `stop`, at most so many, by some tokens."""
+    together, alone = tile(tokens, blocks), tile(tokens, 1)
 
-
-@kernel
-def _blocks(arrays: Any, first: int, last: int) -> None:
-    """Multiply the blocks from `first` to `last` of a packed matrix by all tokens."""
-    count = arrays[2].shape[0]
-    by_tokens, by_twos = count // 4 * 4, first + (last - first) // 2 * 2
-    for token in range(0, by_tokens, 4):
-        for block in range(first, by_twos, 2):
-            _byte_tile_tr(arrays, (block, token))
-        for block in range(by_twos, last):
-            _byte_tile_t1(arrays, (block, token))
-    for token in range(by_tokens, count):
-        if last - first == _BLOCKS:
-            _byte_tile_1r(arrays, (first, token))
+    @kernel
+    def sweep(arrays: Any, columns: int, token: int, first: int, stop: int) -> None:
+        if stop - first == blocks:
+            together(arrays, (first, token, columns))
         else:
-            for block in range(first, last):
-                _byte_tile_11(arrays, (block, token))
+            for block in range(first, stop):
+                alone(arrays, (block, token, columns))
+
+    return sweep
+
+
+def _multiplier(tile: _Tile) -> Any:
+    """Return a function that multiplies the blocks from `start` to `end` of a matrix by all tokens, in tiles.
+
+    It takes the arrays of a tile, and how many columns, or groups of them, these have. The last tokens are taken
+    with some of those before them once more.
+    """
+    many, few, one = _sweep(tile, MANY, _PAIR), _sweep(tile, FEW, _PAIR), _sweep(tile, 1, _BLOCKS)
+
+    @kernel
+    def multiply(arrays: Any, columns: int, start: int, end: int) -> None:
+        count = arrays[1].shape[0]
+        step = _BLOCKS if count < FEW else _PAIR
+        for first in range(start, end, step):
+            stop, token = min(first + step, end), 0
+            while token < count:
+                if count >= MANY and count - token > FEW:
+                    token = min(token, count - MANY)
+                    many(arrays, columns, token, first, stop)
+                    token += MANY
+                elif count >= FEW:
+                    token = min(token, count - FEW)
+                    few(arrays, columns, token, first, stop)
+                    token += FEW
+                else:
+                    one(arrays, columns, token, first, stop)
+                    token += 1
+
+    return multiply
+
+
+multiply = _multiplier(block_tile)
+_multiply_bytes = _multiplier(byte_tile)
 
 
 @kernel
@@ -160,35 +195,32 @@ def product(
 ) -> None:
     """Set a thread's part of out (M, rows, or more where blocks are filled up) to x (M, columns) times a matrix.
 
-    `place` are the addresses of the matrix (rows, columns), of the kind of `like`, and of its scales.
+    `place` are the addresses of the matrix, of the kind of `like`, and of its scales.
     """
 
 
 @overload(product)
 def _product(place: Any, rows: Any, x: Any, room: Any, out: Any, like: Any, thread: Any, threads: Any) -> Any:
     if like.dtype == types.float32:
-        return _by_rows
-    return _by_blocks if like.dtype == types.uint8 else _by_rounded_rows
+        return _by_floats
+    return _by_blocks if like.dtype == types.uint8 else _by_rounded
 
 
-def _by_rows(
+def _by_floats(
     place: Any, rows: Any, x: Any, room: Any, out: Any, like: Any, thread: Any, threads: Any
 ) -> None:
-    weights = matrix_at(place[0], rows, x.shape[1], like)
-    start, end = part(rows, thread, threads)
-    step = _CHUNK if x.shape[0] < TOKENS else 2 * _CHUNK
-    for first in range(start, end, step):
-        _rows((weights, x, out), first, min(first + step, end))
+    blocks = (rows + BLOCK - 1) // BLOCK
+    weights = matrix_at(place[0], blocks, x.shape[1] * BLOCK, like)
+    multiply((weights, x, out), x.shape[1], *share(blocks, thread, threads))
 
 
-def _by_rounded_rows(
+def _by_rounded(
     place: Any, rows: Any, x: Any, room: Any, out: Any, like: Any, thread: Any, threads: Any
 ) -> None:
-    weights = matrix_at(place[0], rows, x.shape[1], like)
-    scales = matrix_at(place[1], 1, rows, np.float32)
-    start, end = part(rows, thread, threads)
-    for first in range(start, end, _CHUNK):
-        _rows((weights, x, out, scales), first, min(first + _CHUNK, end))
+    blocks = (rows + BLOCK - 1) // BLOCK
+    weights = matrix_at(place[0], blocks, x.shape[1] * BLOCK, like)
+    scales = matrix_at(place[1], 1, blocks * BLOCK, np.float32)
+    multiply((weights, x, out, scales), x.shape[1], *share(blocks, thread, threads))
 
 
 def _by_blocks(
@@ -197,7 +229,5 @@ def _by_blocks(
     blocks = (rows + BLOCK - 1) // BLOCK
     weights = matrix_at(place[0], blocks, room.numbers.shape[1] * BLOCK, like)
     scales = matrix_at(place[1], 1, blocks * BLOCK, np.float32)
-    arrays = (weights, scales, room.numbers, room.scales, room.corrections, out)
-    start, end = part(rows, thread, threads)
-    for first in range(start // BLOCK, (end + BLOCK - 1) // BLOCK, _BLOCKS):
-        _blocks(arrays, first, min(first + _BLOCKS, (end + BLOCK - 1) // BLOCK))
+    arrays = (weights, room.numbers, out, scales, room.scales, room.corrections)
+    _multiply_bytes(arrays, room.scales.shape[1], *share(blocks, thread, threads))

@@ -21,15 +21,12 @@ from numba.extending import intrinsic
 from gencli.kernels.layout import BLOCK, GROUP
 
 _FEATURES = binding.get_host_cpu_features()
-# With 32 registers of 16 numbers, 16 sums fit beside what they are made of; with 16 registers of 8, 8 do.
 LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
-TOKENS = 4 if LANES == 16 else 2
 
-_LINE = 64  # bytes of the processor's cache
+_UNROLLED = 4  # columns
 _BYTE, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 32, 64)), ir.FloatType()
 
 Value: TypeAlias = Any  # llvmlite tells no types
-_Sums = tuple[Value, list[int]]  # a vector, and which sums its numbers are or are parts of
 
 
 class Builder:
@@ -83,44 +80,12 @@ class Builder:
         fused = cgutils.get_or_insert_function(self.b.module, ir.FunctionType(kind, [kind] * 3), name)
         return self.b.call(fused, [a, b, total])
 
-    def summed(self, vectors: list[Value]) -> Value:
-        """Return a vector of the sum of each vector; halves are added to halves, several vectors at a time."""
-        items = [(vector, [number]) for number, vector in enumerate(vectors)]
-        width = LANES  # numbers of one sum in a vector
-        while width > 1:
-            width //= 2
-            if len(items) > 1:
-                items = [self._folded(*pair, width) for pair in zip(items[::2], items[1::2], strict=True)]
-            else:
-                items = [self._halved(*items[0], width)]
-        while len(items) > 1:
-            items = [self._joined(*pair) for pair in zip(items[::2], items[1::2], strict=True)]
-        vector, numbers = items[0]
-        return self.shuffled(vector, vector, [numbers.index(number) for number in range(len(vectors))])
-
-    def _folded(self, a: _Sums, b: _Sums, half: int) -> _Sums:
-        (first, numbers), (second, others) = a, b
-        lows = [part * 2 * half + i for part in range(len(numbers)) for i in range(half)]
-        lows += [LANES + place for place in lows]
-        low = self.shuffled(first, second, lows)
-        high = self.shuffled(first, second, [place + half for place in lows])
-        return self.b.fadd(low, high), [*numbers, *others]
-
-    def _halved(self, vector: Value, numbers: list[int], half: int) -> _Sums:
-        lows = [part * 2 * half + i for part in range(len(numbers)) for i in range(half)]
-        low = self.shuffled(vector, vector, lows)
-        return self.b.fadd(low, self.shuffled(vector, vector, [place + half for place in lows])), numbers
-
-    def _joined(self, a: _Sums, b: _Sums) -> _Sums:
-        return self.shuffled(a[0], b[0], range(a[0].type.count * 2)), [*a[1], *b[1]]
-
 
 class _Matrix(NamedTuple):
-    """Where the numbers of a two-dimensional array begin, the bytes from row to row, and how long a row is."""
+    """Where the numbers of a two-dimensional array begin, and the bytes from row to row."""
 
     start: Value
     stride: Value
-    columns: Value
     kind: Any
 
     def row(self, build: Builder, first: Value, number: int = 0) -> Value:
@@ -144,8 +109,7 @@ def _tile(emit: Emit) -> Any:
                 array = context.make_array(kind)(context, builder, value)
                 start = builder.ptrtoint(array.data, _LONG)
                 stride = cgutils.unpack_tuple(builder, array.strides)[0]
-                columns = cgutils.unpack_tuple(builder, array.shape)[1]
-                matrices.append(_Matrix(start, stride, columns, kind.dtype))
+                matrices.append(_Matrix(start, stride, kind.dtype))
             emit(Builder(builder), matrices, cgutils.unpack_tuple(builder, values[1]))
             return context.get_dummy_value()
 
@@ -165,108 +129,60 @@ class _Numbers(NamedTuple):
         return cls(_BYTE, 1) if kind == types.int8 else cls(_FLOAT, 4)
 
     def load(self, build: Builder, place: Value, lanes: int) -> Value:
-        """Return so many numbers from a place on as float32: a vector, or one alone."""
-
-        def kind(element: ir.Type) -> ir.Type:
-            return ir.VectorType(element, lanes) if lanes > 1 else element
-
-        loaded = build.load(kind(self.stored), place, self.size)
+        """Return so many numbers from a place on as a vector of float32."""
+        loaded = build.load(ir.VectorType(self.stored, lanes), place, self.size)
         if self.size == 4:
             return loaded
-        return build.b.sitofp(build.b.sext(loaded, kind(_INT)), kind(_FLOAT))
+        return build.b.sitofp(build.b.sext(loaded, ir.VectorType(_INT, lanes)), ir.VectorType(_FLOAT, lanes))
 
 
-def row_tile(tokens: int, rows: int, *, ahead: int = 0) -> Any:
-    """Return a function that sets out (T, R) to x (T, columns) times weights (R, columns), each row scaled.
+def block_tile(tokens: int, blocks: int) -> Any:
+    """Return a function that sets out (T, R blocks of 16) to x (T, columns) times packed weights, each row scaled.
 
-    Its arrays are (weights, x, out, scales) or the first three of them, its numbers the first row and the first
-    token; the weights are float32 or int8, the scales have one row. T R is a power of two. `ahead` asks for the
-    weights so many rows later.
+    Its arrays are (weights, x, out, scales) or the first three of them, its numbers the first block, the first token
+    and the columns. A block holds, for every column, the numbers of each of its 16 rows, float32 or int8; the scales
+    have one row. A sum is one chain from the first column to the last.
     """
 
     def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
-        (weights, x, out, *scales), (row, token) = matrices, numbers
-        b, stored, single = build.b, _Numbers.of(weights.kind), _Numbers.of(types.float32)
-        places = list(itertools.product(range(tokens), range(rows)))
-        row_starts = [weights.row(build, row, number) for number in range(rows)]
-        token_starts = [x.row(build, token, number) for number in range(tokens)]
+        (weights, x, out, *scales), (block, token, columns) = matrices, numbers
+        b, stored = build.b, _Numbers.of(weights.kind)
+        kind = ir.VectorType(_FLOAT, LANES)
+        places = list(itertools.product(range(blocks), range(0, BLOCK, LANES)))
+        starts = [weights.row(build, block, r) for r in range(blocks)]
+        tokens_at = [x.row(build, token, t) for t in range(tokens)]
+        totals = [
+            [cgutils.alloca_once_value(b, ir.Constant(kind, [0.0] * LANES)) for _ in places]
+            for _ in tokens_at
+        ]
 
-        def products(index: Value, lanes: int) -> list[Value]:
-            for start in row_starts if ahead else ():
-                build.fetch(build.place(start, (index, lanes * stored.size), (ahead, weights.stride)))
+        def add_products(column: Value) -> None:
             left = [
-                stored.load(build, build.place(s, (index, lanes * stored.size)), lanes) for s in row_starts
+                stored.load(
+                    build, build.place(starts[r], (column, BLOCK * stored.size), (lane, stored.size)), LANES
+                )
+                for r, lane in places
             ]
-            right = [single.load(build, build.place(s, (index, lanes * 4)), lanes) for s in token_starts]
-            return [(left[r], right[t]) for t, r in places]
+            for start, sums in zip(tokens_at, totals, strict=True):
+                right = build.spread(build.load(_FLOAT, build.place(start, (column, 4))), LANES)
+                for number, total in enumerate(sums):
+                    b.store(build.add_product(b.load(total), left[number], right), total)
 
-        zero = ir.Constant(ir.VectorType(_FLOAT, LANES), [0.0] * LANES)
-        totals = [cgutils.alloca_once_value(b, zero) for _ in places]
-        whole = b.udiv(x.columns, build.long(LANES))
+        whole = b.udiv(columns, build.long(_UNROLLED))
         with cgutils.for_range(b, whole) as loop:
-            for total, pair in zip(totals, products(loop.index, LANES), strict=True):
-                b.store(build.add_product(b.load(total), *pair), total)
-        sums = cgutils.alloca_once_value(b, build.summed([b.load(total) for total in totals]))
-        done = b.mul(whole, build.long(LANES))
-        with cgutils.for_range(b, b.sub(x.columns, done)) as loop:
-            for number, pair in enumerate(products(b.add(done, loop.index), 1)):
-                place = ir.Constant(_INT, number)
-                total = build.add_product(b.extract_element(b.load(sums), place), *pair)
-                b.store(b.insert_element(b.load(sums), total, place), sums)
-        for t in range(tokens):
-            found = b.load(sums)
-            found = build.shuffled(found, found, range(t * rows, (t + 1) * rows))
-            if scales:
-                found = b.fmul(found, build.load(found.type, build.place(scales[0].start, (row, 4))))
-            build.store(found, build.place(out.row(build, token, t), (row, 4)))
-
-    return _tile(emit)
-
-
-def column_tile(vectors: int) -> Any:
-    """Return a function that sets some numbers of out (1, columns) to x (1, slots) times values (slots, columns).
-
-    Its arrays are (x, values, out, next), its numbers the rows of x and of out, how many slots count, an even number,
-    and the first of the columns, of which it sets as many vectors as it is told here. It asks for the same slots of
-    the next array.
-    """
-
-    def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
-        (x, values, out, following), (item, slots, column) = matrices, numbers
-        b, stored = build.b, _Numbers.of(values.kind)
-        zero = ir.Constant(ir.VectorType(_FLOAT, LANES), [0.0] * LANES)
-        totals = [[cgutils.alloca_once_value(b, zero) for _ in range(vectors)] for _ in range(2)]
-        with cgutils.for_range(b, b.udiv(slots, build.long(2))) as loop:
-            for odd in range(2):
-                slot = b.add(b.mul(loop.index, build.long(2)), build.long(odd))
-                weight = build.spread(build.load(_FLOAT, build.place(x.row(build, item), (slot, 4))), LANES)
-                at = (column, stored.size)
-                for line in range(0, vectors * LANES * stored.size, _LINE):
-                    build.fetch(build.place(following.row(build, slot), at, (1, line)))
-                start = build.place(values.row(build, slot), at)
-                for number, total in enumerate(totals[odd]):
-                    value = stored.load(build, build.place(start, (number, LANES * stored.size)), LANES)
-                    b.store(build.add_product(b.load(total), value, weight), total)
-        for number, (even, odd) in enumerate(zip(*totals, strict=True)):
-            place = build.place(out.row(build, item), (column, 4), (number, LANES * 4))
-            build.store(b.fadd(b.load(even), b.load(odd)), place)
-
-    return _tile(emit)
-
-
-def fetch(lines: int) -> Any:
-    """Return a function that asks for a part of a row of a matrix to be brought near, and the rows after it.
-
-    Its arrays are (the matrix,), its numbers the row, the first byte in it, and how often `lines` of the processor's
-    cache are wanted.
-    """
-
-    def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
-        (matrix,), (row, first, times) = matrices, numbers
-        start = build.place(matrix.row(build, row), (first, 1))
-        with cgutils.for_range(build.b, times) as loop:
-            for line in range(lines):
-                build.fetch(build.place(start, (loop.index, lines * _LINE), (line, _LINE)))
+            for number in range(_UNROLLED):
+                add_products(b.add(b.mul(loop.index, build.long(_UNROLLED)), build.long(number)))
+        done = b.mul(whole, build.long(_UNROLLED))
+        with cgutils.for_range(b, b.sub(columns, done)) as loop:
+            add_products(b.add(done, loop.index))
+        for number, (r, lane) in enumerate(places):
+            at = ((block, BLOCK * 4), (r, BLOCK * 4), (lane, 4))
+            scale = build.load(kind, build.place(scales[0].start, *at)) if scales else None
+            for t, sums in enumerate(totals):
+                found = b.load(sums[number])
+                build.store(
+                    b.fmul(found, scale) if scales else found, build.place(out.row(build, token, t), *at)
+                )
 
     return _tile(emit)
 
@@ -274,14 +190,15 @@ def fetch(lines: int) -> Any:
 def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP) -> Any:
     """Return a function that sets out (T, R blocks of 16) to bytes of x times packed bytes of weights, scaled.
 
-    Its arrays are (weights, their rows' scales, x, the scales of its groups, their corrections, out). A block
-    holds, for every four columns, the four numbers of each of its 16 rows, and 128 is added to each; a
-    correction is 128 times the sum of a group of x, negative. One instruction, vpdpbusd, multiplies 64 pairs
-    of bytes and adds them to 16 sums.
+    Its arrays are (weights, x, out, the rows' scales, the scales of x's groups, their corrections), its numbers the
+    first block, the first token and the groups. A block holds, for every four columns, the four numbers of each of
+    its 16 rows, and 128 is added to each; a correction is 128 times the sum of a group of x, negative. One
+    instruction, vpdpbusd, multiplies 64 pairs of bytes and adds them to 16 sums. Several tokens keep it so busy that
+    the next group has to be asked for.
     """
 
     def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
-        (weights, row_scales, x, scales, corrections, out), (row, token) = matrices, numbers
+        (weights, x, out, row_scales, scales, corrections), (row, token, groups) = matrices, numbers
         b = build.b
         whole, single = ir.VectorType(_INT, BLOCK), ir.VectorType(_FLOAT, BLOCK)
         add_products = cgutils.get_or_insert_function(
@@ -290,7 +207,7 @@ def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP) -> Any:
         places = list(itertools.product(range(tokens), range(blocks)))
         zero = ir.Constant(single, [0.0] * BLOCK)
         totals = [cgutils.alloca_once_value(b, zero) for _ in places]
-        with cgutils.for_range(b, scales.columns) as loop:
+        with cgutils.for_range(b, groups) as loop:
             group = loop.index
             lefts = [
                 build.place(weights.row(build, row, r), (group, BLOCK * group_size)) for r in range(blocks)
@@ -299,6 +216,8 @@ def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP) -> Any:
             starts = [build.place(corrections.row(build, token, t), (group, 4)) for t in range(tokens)]
             sums = {(t, r): build.spread(build.load(_INT, starts[t]), BLOCK) for t, r in places}
             for four in range(group_size // 4):
+                for start in lefts if tokens > 1 else ():
+                    build.fetch(build.place(start, (group_size // 4 + four, BLOCK * 4)))
                 left = [build.load(whole, build.place(start, (four, BLOCK * 4))) for start in lefts]
                 for t in range(tokens):
                     right = build.spread(build.load(_INT, build.place(rights[t], (four, 4))), BLOCK)

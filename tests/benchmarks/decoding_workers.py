@@ -101,7 +101,7 @@ def gencli_work(folder: str, precision: str, threads: str = "0") -> Work:
     model = open_model(Path(folder))
     engine = CpuEngine(
         model.shape, model.weights(), precision="int8" if precision == "int8" else "float32",
-        threads=int(threads) or None,
+        threads=int(threads) or None, in_place=True,
     )  # fmt: skip
     sampling = Sampling(top_k=TOP_K, temperature=TEMPERATURE)
 
