@@ -161,6 +161,8 @@ def test_ngrams_that_changed_do_not_count(labeller: Path) -> None:
     fit = LabelsFit(1.5, 200, 0.1, 0.02, 1.0)
     write_calibration(labeller, Calibration(digest_of(labeller / WEIGHTS), fit, ngrams=ngrams))
     assert read_calibration(labeller)[0].labels == fit
+    with pytest.raises(ModelError, match="2 labels, and the model has 3"):
+        read_calibration(labeller)[0].joined(np.zeros((1, 3)), ["x"])
     (labeller / NGRAMS).write_bytes((labeller / NGRAMS).read_bytes()[:-4])
     found, note = read_calibration(labeller)
     assert found == UNCALIBRATED and NGRAMS in note

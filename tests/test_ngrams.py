@@ -12,7 +12,7 @@ from sacrebleu.metrics.helpers import extract_all_char_ngrams
 
 from gencli.errors import ModelError
 from gencli.evaluation.calibration import fit_ngrams
-from gencli.model.ngrams import LONGEST, NGRAMS, Ngrams, n_grams, read_ngrams, write_ngrams
+from gencli.model.ngrams import LONGEST, MOST_READ, NGRAMS, Ngrams, n_grams, read_ngrams, write_ngrams
 from gencli.training import ngram_fitting
 from gencli.training.ngram_fitting import fitted_ngrams
 
@@ -47,6 +47,11 @@ def test_n_grams_are_those_that_another_program_finds(text: str) -> None:
 def test_capitals_are_small_letters() -> None:
     assert np.array_equal(n_grams("Great 영화"), n_grams("great 영화"))
     assert not np.array_equal(n_grams("Great 영화"), n_grams("great 영화관"))
+
+
+def test_of_a_long_text_the_end_is_read() -> None:
+    assert np.array_equal(n_grams("가나다" * 5000), n_grams(("가나다" * 5000)[-MOST_READ:]))
+    assert len(n_grams("".join(map(chr, range(0x4E00, 0x4E00 + 20_000))))) < 5 * MOST_READ
 
 
 def test_what_was_fitted_holds_for_texts_that_were_not_seen() -> None:

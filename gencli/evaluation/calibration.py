@@ -33,6 +33,7 @@ from gencli.text.pairs import Pair
 
 FEWEST_PAIRS = 20
 MOST_LABELLED, MOST_ANSWERED = 4000, 400  # pairs that are looked at: more would hardly change the fit
+MOST_NUMBERS = 4_000_000  # log-probabilities of labels that are looked at
 ROWS = 32
 HOTTEST_FLOOR = 2.0  # labels that reach so little probability that it would not matter up to this temperature
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -51,9 +52,9 @@ def calibrate(
 
     To be called once its final weights are published, with the held-out pairs of the run. A label task gets a
     temperature, and `ngrams`, or else those in the folder, a weight beside the model; each model gets a calibration
-    of its free answers. `engine` runs the folder's weights; one is
-    opened if none is given. `say` is told the outcome in a line; `check` is called now and then and may raise.
-    Returns None, and keeps nothing, if there are fewer than 20 pairs. Raises MachineError when the disk refuses.
+    of its free answers. `engine` runs the folder's weights; one is opened if none is given. `say` is told the
+    outcome in a line; `check` is called now and then and may raise. Returns None, and keeps nothing, if there are
+    fewer than 20 pairs. Raises MachineError when the disk refuses.
     """
     if len(pairs) < FEWEST_PAIRS:
         say(f"no calibration: {len(pairs)} pairs are held out, and {FEWEST_PAIRS} are needed")
@@ -62,7 +63,8 @@ def calibrate(
     check()
     if ngrams is None:
         ngrams = read_calibration(folder.path)[0].ngrams
-    labels = _labels_fit(folder, thinned(pairs, MOST_LABELLED), engine, ngrams, check)
+    most = min(MOST_LABELLED, max(FEWEST_PAIRS, MOST_NUMBERS // max(1, len(folder.task.labels))))
+    labels = _labels_fit(folder, thinned(pairs, most), engine, ngrams, check)
     check()
     fit = _answers_fit(folder, thinned(pairs, MOST_ANSWERED), engine, check)
     counts = labels is not None and labels.ngrams > 0

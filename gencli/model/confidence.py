@@ -71,9 +71,17 @@ class Calibration:
     ngrams: Ngrams | None = field(default=None, compare=False)
 
     def joined(self, logprobs: NDArray[np.float64], texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return the model's log-probabilities of labels [N, L] with what the n-grams of the texts add."""
+        """Return the model's log-probabilities of labels [N, L] with what the n-grams of the texts add.
+
+        Raises ModelError for n-grams of another number of labels.
+        """
         if self.labels is None or self.ngrams is None or not self.labels.ngrams:
             return logprobs
+        if self.ngrams.labels != logprobs.shape[1]:
+            raise ModelError(
+                f"{NGRAMS} is of {self.ngrams.labels:,} labels, and the model has {logprobs.shape[1]:,}",
+                hint=f"copy the model again, or delete {CALIBRATION} and {NGRAMS}",
+            )
         return logprobs + self.labels.ngrams * self.ngrams.logprobs(texts)
 
     @property

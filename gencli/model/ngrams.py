@@ -23,6 +23,7 @@ from gencli.storage import staged_file
 
 NGRAMS = "ngrams.safetensors"
 LONGEST = 4  # characters
+MOST_READ = 4096  # characters of a text, the last ones, as a model reads the end of what is too long
 _HALF = 24  # bits that a single-precision number holds exactly
 _FACTORS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 _FOLD, _KEPT = np.uint64(31), np.uint64(64 - 2 * _HALF)
@@ -63,8 +64,8 @@ class Ngrams:
 
 
 def n_grams(text: str) -> NDArray[np.uint64]:
-    """Return the hashes, of 48 bits and sorted, of the different n-grams in a text, in small letters."""
-    data = f" {text.lower()} ".encode("utf-32-le", "replace")
+    """Return the hashes, of 48 bits and sorted, of the different n-grams at the end of a text, in small letters."""
+    data = f" {text[-MOST_READ:].lower()} ".encode("utf-32-le", "replace")
     letters = np.frombuffer(data, np.uint32).astype(np.uint64) + 1
     hashes = np.zeros_like(letters)
     found = []
