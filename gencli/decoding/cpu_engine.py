@@ -181,9 +181,10 @@ class CpuEngine:
         """Enlarge the cache if it holds fewer rows."""
         held = self._cache.keys.shape[1]
         if rows > held:
-            more = self._empty_cache(max(rows - held, held), self._slots)
-            parts: Any = [np.concatenate(pair, axis=1) for pair in zip(self._cache, more, strict=True)]
-            self._use(Cache(*parts))
+            larger = self._empty_cache(max(rows, 2 * held), self._slots)
+            for part, before in zip(larger, self._cache, strict=True):
+                part[:, :held] = before
+            self._use(larger)
 
     def _empty_cache(self, rows: int, slots: int) -> Cache:
         """Return room for keys and values; they are rounded like the weights."""
