@@ -41,22 +41,19 @@ class Ngrams:
         """Return K."""
         return int(self.vectors.shape[1])
 
-    def places(self, text: str) -> NDArray[np.int64]:
-        """Return which vectors are those of a text: the last one if none of its n-grams is known."""
-        grams = n_grams(text)
+    def places(self, grams: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return which vectors are those of a text's n-grams: the last one if none of these is known."""
         places = np.searchsorted(self.known, grams)
-        places = (
-            places[self.known[np.minimum(places, len(self.known) - 1)] == grams]
-            if len(self.known)
-            else places[:0]
-        )
+        inside = places < len(self.known)
+        places = places[inside]
+        places = places[self.known[places] == grams[inside]]
         return places if len(places) else np.array([len(self.known)])
 
     def logprobs(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Return the natural logarithm of each label's probability [texts, labels]."""
         found = np.empty((len(texts), self.labels))
         for row, text in enumerate(texts):
-            places = self.places(text)
+            places = self.places(n_grams(text))
             logits = self.vectors[places].sum(axis=0, dtype=np.float64) / math.sqrt(len(places))
             logits -= logits.max()
             found[row] = logits - np.log(np.exp(logits).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,11 @@ Beliefs = Mapping[int, NDArray[np.floating]]  # of some rows of a batch, how lik
 
 @dataclass(frozen=True)
 class _Place:
-    """After some beginning of a label: the tokens (A,) it may go on with, and which of K labels do (A, K)."""
+    """After some beginning of n labels: the tokens (A,) they go on with, their numbers (n,), the token of each (n,)."""
 
     tokens: NDArray[np.int64]
-    members: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    which: NDArray[np.int64]
 
 
 class LabelTargets:
@@ -34,21 +36,12 @@ class LabelTargets:
     def __init__(self, labels: Sequence[Path], share: float = 0.0) -> None:
         self.labels, self.share = tuple(labels), share
         self._numbers = {label: number for number, label in enumerate(labels)}
-        self._places: dict[Path, _Place] = {}
-        for label in labels:
-            for length in range(len(label)):
-                if (beginning := label[:length]) not in self._places:
-                    self._places[beginning] = self._place(beginning)
+        below: dict[Path, list[tuple[int, int]]] = defaultdict(list)  # of a beginning: label and next token
+        for number, label in enumerate(labels):
+            for place, token in enumerate(label):
+                below[label[:place]].append((number, token))
+        self._places = {beginning: _place(found) for beginning, found in below.items()}
         self.most = max(len(place.tokens) for place in self._places.values())
-
-    def _place(self, beginning: Path) -> _Place:
-        length = len(beginning)
-        next_ones = [
-            label[length] if label[:length] == beginning and len(label) > length else -1
-            for label in self.labels
-        ]
-        tokens = np.array(sorted({token for token in next_ones if token >= 0}), dtype=np.int64)
-        return _Place(tokens, tokens[:, None] == np.array(next_ones))
 
     def soft(
         self, examples: Sequence[Example], length: int, beliefs: Beliefs | None = None
@@ -72,7 +65,13 @@ class LabelTargets:
                 belief[number] += 1 - self.share
             for index, place in enumerate(places):
                 at = self._places[answer[:index]]
-                parts = at.members @ belief
+                parts = np.bincount(at.which, belief[at.labels], len(at.tokens))
                 ids[row, place - 1, : len(parts)] = at.tokens
                 shares[row, place - 1, : len(parts)] = parts / parts.sum()
         return {"ids": ids, "shares": shares}
+
+
+def _place(found: Sequence[tuple[int, int]]) -> _Place:
+    labels, next_tokens = np.array(found, dtype=np.int64).T
+    tokens, which = np.unique(next_tokens, return_inverse=True)
+    return _Place(tokens, labels, which)

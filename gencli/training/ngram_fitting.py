@@ -22,19 +22,19 @@ def fitted_ngrams(
     count: int,
     *,
     weights: Sequence[float] | None = None,
-    seed: int = 0,
 ) -> Ngrams:
     """Return what the n-grams of texts say of their labels, numbers below `count`; a text's loss has its weight.
 
     Each text is seen `EPOCHS` times, the rate of AdaGrad (Duchi et al. 2011) falling to nothing.
     """
-    known = _known([n_grams(text) for text in texts], most=max(1, MOST_WEIGHTS // count))
+    grams = [n_grams(text) for text in texts]
+    known = _known(grams, most=max(1, MOST_WEIGHTS // count))
     ngrams = Ngrams(known, np.zeros((len(known) + 1, count), dtype=np.float32))
-    places = [torch.from_numpy(ngrams.places(text)) for text in texts]
+    places = [torch.from_numpy(ngrams.places(each)) for each in grams]
     truth, shares = torch.tensor(labels), torch.tensor(weights or [1.0] * len(texts))
     vectors = torch.from_numpy(ngrams.vectors).requires_grad_()
-    squares = torch.zeros_like(vectors, requires_grad=False)
-    random = np.random.default_rng(seed)
+    squares = torch.zeros_like(vectors)
+    random = np.random.default_rng(0)
     orders = [random.permutation(len(texts)) for _ in range(EPOCHS)]
     batches = [
         order[first : first + ROWS].tolist() for order in orders for first in range(0, len(order), ROWS)
