@@ -30,10 +30,9 @@ IntArray = npt.NDArray[np.int64]
 WeightArray = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 _Tile = Callable[[int, int], Any]  # tokens, blocks → a function that multiplies them
 
-MANY, FEW = (8, 4) if LANES == 16 else (4, 2)  # tokens that are taken at a time, and
-_PAIR = (
-    2 if LANES == 16 else 1
-)  # blocks with them: so many sums fit into the registers, beside what they are made of
+# Tokens that are taken at a time, and blocks with them: so many sums fit into the registers.
+MANY, FEW = (8, 4) if LANES == 16 else (4, 2)
+_PAIR = 2 if LANES == 16 else 1
 _BLOCKS = 4  # blocks that are taken at a time with one token
 _SMALLEST = np.float32(1e-30)  # of scales: those of nothing but zeros
 
