@@ -157,7 +157,7 @@ def test_ngrams_count_beside_the_model_and_are_kept(labeller: Path) -> None:
 
 
 def test_ngrams_that_changed_do_not_count(labeller: Path) -> None:
-    ngrams = Ngrams(np.array([1, 5], np.uint64), np.ones((3, 2), np.float32))
+    ngrams = Ngrams(np.array([1, 5], np.uint64), np.ones((3, 2), np.float32), np.zeros(2, np.float32))
     fit = LabelsFit(1.5, 200, 0.1, 0.02, 1.0)
     write_calibration(labeller, Calibration(digest_of(labeller / WEIGHTS), fit, ngrams=ngrams))
     assert read_calibration(labeller)[0].labels == fit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,15 +65,37 @@ def test_what_was_fitted_holds_for_texts_that_were_not_seen() -> None:
     assert abs(both[0, 1] - 0.5) < 0.3 and abs(both[1, 1] - 0.5) < 0.3 and both[2, 1] > 0.9
 
 
-def test_probabilities_are_the_softmax_of_summed_vectors() -> None:
+def test_a_rare_label_is_expected_as_often_as_it_comes() -> None:
+    """Among texts that were not seen: of all letters that tell of it, training shows some."""
+    random = np.random.default_rng(0)
+
+    def rows(count: int) -> tuple[list[str], list[int]]:
+        labels = (random.random(count) < 0.15).astype(int).tolist()
+        texts = []
+        for label in labels:
+            letters = random.integers(0xAC00, 0xAC00 + 1000, size=20).tolist()
+            letters += random.integers(0x4E00, 0x4E00 + 1000, size=6 * label).tolist()
+            texts.append("".join(chr(letters[place]) for place in random.permutation(len(letters))))
+        return texts, labels
+
+    ngrams = fitted_ngrams(*rows(500), 2)
+    texts, labels = rows(2000)
+    assert np.exp(ngrams.logprobs(texts))[:, 1].mean() == pytest.approx(np.mean(labels), rel=0.2)
+    unbiased = replace(ngrams, bias=np.zeros(2, np.float32))
+    assert np.exp(unbiased.logprobs(texts))[:, 1].mean() < 0.6 * np.mean(labels)
+
+
+def test_probabilities_are_the_softmax_of_summed_vectors_and_the_bias() -> None:
     """In float64, from the definition."""
     known = n_grams("가나")
-    vectors = np.random.default_rng(0).normal(size=(len(known) + 1, 3)).astype(np.float32)
+    random = np.random.default_rng(0)
+    vectors, bias = (random.normal(size=size).astype(np.float32) for size in ((len(known) + 1, 3), (3,)))
     for text in ("가나", "xyz", "가", "無"):
         own = [place for place, gram in enumerate(known.tolist()) if gram in n_grams(text).tolist()]
         logits = vectors[own or [len(known)]].astype(np.float64).sum(axis=0) / np.sqrt(len(own) or 1)
+        logits += bias
         expected = np.exp(logits) / np.exp(logits).sum()
-        assert np.exp(Ngrams(known, vectors).logprobs([text])[0]) == pytest.approx(expected)
+        assert np.exp(Ngrams(known, vectors, bias).logprobs([text])[0]) == pytest.approx(expected)
 
 
 def test_the_same_examples_make_the_same_ngrams() -> None:
@@ -105,6 +128,7 @@ def test_they_come_back_from_a_folder_as_they_were(tmp_path: Path) -> None:
     write_ngrams(tmp_path, ngrams)
     again = read_ngrams(tmp_path)
     assert np.array_equal(again.known, ngrams.known) and np.array_equal(again.vectors, ngrams.vectors)
+    assert np.array_equal(again.bias, ngrams.bias)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """What the n-grams of a text's characters say of its label: evidence beside that of a model.
 
     ngrams.safetensors   hashes (2, N): the upper and lower 24 bits of N sorted numbers;
-                         vectors (N + 1, K): what each n-gram says of K labels, and a text of which none is known
+                         vectors (N + 1, K): what each n-gram says of K labels, and a text of which none is known;
+                         bias (K): what is added for each label
 
-The logits of a text are the sum of its different n-grams' vectors, over the root of their number: a linear model
-such as fastText's (Joulin et al. 2017), of characters in place of words.
+The logits of a text are the sum of its different n-grams' vectors, over the root of their number, and the bias: a
+linear model such as fastText's (Joulin et al. 2017), of characters in place of words.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ _FOLD, _KEPT = np.uint64(31), np.uint64(64 - 2 * _HALF)
 
 @dataclass(frozen=True)
 class Ngrams:
-    """The hashes (N,) of known n-grams, sorted, and the vectors (N + 1, K) of these and of a text with none."""
+    """Known n-grams' hashes (N,), sorted, the vectors (N + 1, K) of these and of a text with none, and the bias."""
 
     known: NDArray[np.uint64]
     vectors: NDArray[np.float32]
+    bias: NDArray[np.float32]  # (K,)
 
     @property
     def labels(self) -> int:
@@ -55,6 +57,7 @@ class Ngrams:
         for row, text in enumerate(texts):
             places = self.places(n_grams(text))
             logits = self.vectors[places].sum(axis=0, dtype=np.float64) / math.sqrt(len(places))
+            logits += self.bias
             logits -= logits.max()
             found[row] = logits - np.log(np.exp(logits).sum())
         return found
@@ -79,7 +82,8 @@ def write_ngrams(path: Path, ngrams: Ngrams) -> None:
 
     halves = [ngrams.known >> np.uint64(_HALF), ngrams.known & np.uint64((1 << _HALF) - 1)]
     with staged_file(path / NGRAMS) as staging:
-        save_file({"hashes": np.stack(halves).astype(np.float32), "vectors": ngrams.vectors}, staging)
+        hashes = np.stack(halves).astype(np.float32)
+        save_file({"hashes": hashes, "vectors": ngrams.vectors, "bias": ngrams.bias}, staging)
 
 
 def read_ngrams(path: Path) -> Ngrams:
@@ -87,11 +91,11 @@ def read_ngrams(path: Path) -> Ngrams:
     file = open_tensors(path / NGRAMS)
     vectors = file.tensors.get("vectors")
     rows, labels = vectors.shape if vectors is not None and len(vectors.shape) == 2 else (1, 1)
-    file.check({"hashes": (2, rows - 1), "vectors": (rows, labels)})
+    file.check({"hashes": (2, rows - 1), "vectors": (rows, labels), "bias": (labels,)})
     arrays = dict(file.arrays())
     if not np.all((arrays["hashes"] >= 0) & (arrays["hashes"] < 1 << _HALF)):
         raise ModelError(
             "these are not the hashes of n-grams", where=str(path / NGRAMS), hint="copy the model again"
         )
     upper, lower = arrays["hashes"].astype(np.uint64)
-    return Ngrams((upper << np.uint64(_HALF)) | lower, arrays["vectors"])
+    return Ngrams((upper << np.uint64(_HALF)) | lower, arrays["vectors"], arrays["bias"])
