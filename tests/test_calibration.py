@@ -162,7 +162,7 @@ def test_ngrams_that_changed_do_not_count(labeller: Path) -> None:
     write_calibration(labeller, Calibration(digest_of(labeller / WEIGHTS), fit, ngrams=ngrams))
     assert read_calibration(labeller)[0].labels == fit
     with pytest.raises(ModelError, match="2 labels, and the model has 3"):
-        read_calibration(labeller)[0].joined(np.zeros((1, 3)), ["x"])
+        read_calibration(labeller)[0].evidence(["x"], 3)
     (labeller / NGRAMS).write_bytes((labeller / NGRAMS).read_bytes()[:-4])
     found, note = read_calibration(labeller)
     assert found == UNCALIBRATED and NGRAMS in note

@@ -38,8 +38,9 @@ class Labeller:
     def ranked(self, texts: Sequence[str], *, rows: int = ROWS) -> list[list[tuple[str, float]]]:
         """Return for each text all labels with their probabilities, the likeliest first."""
         prompts = [prompt_ids(self._tokenizer, text, chat=True) for text in texts]
-        logprobs = self._calibration.joined(all_logprobs(self._classifier, prompts, rows=rows), texts)
-        found = shares(logprobs, self._calibration.temperature)
+        evidence = self._calibration.evidence(texts, len(self.labels))
+        logprobs = all_logprobs(self._classifier, prompts, rows=rows, evidence=evidence)
+        found = shares(logprobs + evidence, self._calibration.temperature)
         return [sorted(zip(self.labels, row, strict=True), key=lambda one: -one[1]) for row in found.tolist()]
 
 

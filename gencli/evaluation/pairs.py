@@ -175,7 +175,7 @@ def judge_labels(
     warmth = max(calibration.temperature, HOTTEST_FLOOR)
     classifier = Classifier(engine, tokenizer, labels, temperature=warmth)
     own = all_logprobs(classifier, [turn_ids(tokenizer, pair.turns[:-1]) for pair in pairs], rows=ROWS)
-    logprobs = calibration.joined(own, [pair.prompt for pair in pairs]) if kept else own
+    logprobs = own + calibration.evidence([pair.prompt for pair in pairs], len(labels)) if kept else own
     said = logprobs.argmax(axis=1)
     right = (said == truth).astype(np.float64)
     if kept:

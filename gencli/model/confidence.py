@@ -70,19 +70,19 @@ class Calibration:
     answers: AnswersFit | None = None
     ngrams: Ngrams | None = field(default=None, compare=False)
 
-    def joined(self, logprobs: NDArray[np.float64], texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return the model's log-probabilities of labels [N, L] with what the n-grams of the texts add.
+    def evidence(self, texts: Sequence[str], labels: int) -> NDArray[np.float64]:
+        """Return what the n-grams of the texts add to the model's log-probabilities of so many labels [N, labels].
 
-        Raises ModelError for n-grams of another number of labels.
+        Nothing is added where none count. Raises ModelError for n-grams of another number of labels.
         """
         if self.labels is None or self.ngrams is None or not self.labels.ngrams:
-            return logprobs
-        if self.ngrams.labels != logprobs.shape[1]:
+            return np.zeros((len(texts), labels))
+        if self.ngrams.labels != labels:
             raise ModelError(
-                f"{NGRAMS} is of {self.ngrams.labels:,} labels, and the model has {logprobs.shape[1]:,}",
+                f"{NGRAMS} is of {self.ngrams.labels:,} labels, and the model has {labels:,}",
                 hint=f"copy the model again, or delete {CALIBRATION} and {NGRAMS}",
             )
-        return logprobs + self.labels.ngrams * self.ngrams.logprobs(texts)
+        return self.labels.ngrams * self.ngrams.logprobs(texts)
 
     @property
     def temperature(self) -> float:
