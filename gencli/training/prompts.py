@@ -33,24 +33,21 @@ class Mixing:
         self, examples: Sequence[Example], random: np.random.Generator, *, longest: int
     ) -> tuple[list[Example], Beliefs]:
         """Return the examples with some replaced, of at most `longest` ids, and how likely labels are of these."""
-        rows = np.flatnonzero(random.random(len(examples)) < self.share).tolist() if self.prompts else []
-        if not rows:
+        shares = random.random(len(examples)) if self.prompts else np.ones(len(examples))
+        others = longest - 1 - max(map(len, self.labels))  # than the label and the marker before it
+        rooms = {
+            row: others - asked_of(examples[row])[0] for row in np.flatnonzero(shares < self.share).tolist()
+        }
+        spans = {row: self._spans(random)[:room] for row, room in rooms.items() if room > 0}
+        if not spans:
             return list(examples), {}
-        spans = [self._spans(random) for _ in rows]
-        beliefs = np.exp(self.ngrams.logprobs([self._text(ids) for ids in spans]))
+        beliefs = np.exp(self.ngrams.logprobs([self._text(ids) for ids in spans.values()]))
         found = list(examples)
-        for row, ids, belief in zip(rows, spans, beliefs, strict=True):
+        for (row, ids), belief in zip(spans.items(), beliefs, strict=True):
             number = int(np.searchsorted(np.cumsum(belief), random.random() * belief.sum()))
             label = self.labels[min(number, len(self.labels) - 1)]
-            start, _ = asked_of(examples[row])
-            marker = examples[row].learned.index(True) - 1
-            before, after = examples[row].ids[:start], (examples[row].ids[marker], *label)
-            asked = ids[: longest - len(before) - len(after)]
-            found[row] = Example(
-                (*before, *asked, *after),
-                (*[False] * (len(before) + len(asked) + 1), *[True] * len(label)),
-            )
-        return found, dict(zip(rows, beliefs, strict=True))
+            found[row] = _asked(examples[row], ids, label)
+        return found, dict(zip(spans, beliefs, strict=True))
 
     def _spans(self, random: np.random.Generator) -> list[int]:
         """Return spans of some prompts, one after the other."""
@@ -70,7 +67,8 @@ class Mixing:
 class Changes:
     """What is done to prompts, in this order.
 
-    `mixing` makes new ones, with labels of their own. `splits` writes a prompt in other pieces, if it is then at
+    `mixing` makes new ones, with labels of their own, none longer than the longest it finds, so that there is little
+    to pad. `splits` writes a prompt in other pieces, if it is then at
     most `longest` tokens with its answer. About the share `hidden` of its tokens gives way to `gap`.
     """
 
@@ -89,7 +87,8 @@ class Changes:
         """
         beliefs: Beliefs = {}
         if self.mixing is not None:
-            examples, beliefs = self.mixing.mixed(examples, random, longest=self.longest)
+            most = max(len(example.ids) for example in examples)
+            examples, beliefs = self.mixing.mixed(examples, random, longest=min(self.longest, most))
         return [self._rewritten(example, random) for example in examples], beliefs
 
     def _rewritten(self, example: Example, random: np.random.Generator) -> Example:
@@ -102,10 +101,18 @@ class Changes:
         if self.hidden:
             gaps = random.random(len(asked)) < self.hidden
             asked = [self.gap if gap else index for index, gap in zip(asked, gaps, strict=True)]
-        return Example(
-            (*example.ids[:start], *asked, *example.ids[end:]),
-            (*example.learned[:start], *[False] * len(asked), *example.learned[end:]),
-        )
+        return _asked(example, asked)
+
+
+def _asked(example: Example, asked: Sequence[int], answer: Sequence[int] | None = None) -> Example:
+    """Return an example with another text before its answer, and perhaps another answer, that ends it."""
+    start, end = asked_of(example)
+    ids, learned = example.ids[end:], example.learned[end:]
+    if answer is not None:
+        ids, learned = (ids[0], *answer), (False, *[True] * len(answer))
+    return Example(
+        (*example.ids[:start], *asked, *ids), (*example.learned[:start], *[False] * len(asked), *learned)
+    )
 
 
 def asked_of(example: Example) -> tuple[int, int]:
