@@ -106,7 +106,9 @@ def test_vectors_are_those_that_the_head_of_transformers_is_given(shape: Shape, 
     found, torchs = engine.vectors(prompts), TorchEngine(GPT(shape).load(weights_of(shape))).vectors(prompts)
     assert found.shape == torchs.shape == (5, shape.width) and found.dtype == torchs.dtype == np.float32
     with torch.inference_mode():
-        expected = [theirs(shape).model(torch.tensor([ids])).last_hidden_state[0, -1].numpy() for ids in prompts]
+        expected = [
+            theirs(shape).model(torch.tensor([ids])).last_hidden_state[0, -1].numpy() for ids in prompts
+        ]
     assert_close(found, np.stack(expected))
     assert_close(torchs, np.stack(expected))
     assert_close(engine.start([prompts[0]], slots=20)[0], their_logits(shape, prompts[0])[-1])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gencli.decoding.many import batches_by_length
 from gencli.decoding.trie import fitted
@@ -17,6 +18,8 @@ from gencli.model.memory import KEYS, ROWS, Floats, Memory, Remembered, memory_d
 if TYPE_CHECKING:
     from gencli.decoding.decoder import Engine
     from gencli.model.folder import ModelFolder
+
+Found = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 TOGETHER = 32  # prompts
 _AT_ONCE = 1 << 24  # cosines
@@ -64,7 +67,7 @@ def open_recaller(folder: ModelFolder, engine: Engine) -> Recaller:
         raise ModelError(
             note or "this model keeps no memory of the pairs that it learned from",
             where=str(folder.path),
-            hint=f"fine-tune it again: gencli finetune PAIRS -m MODEL -o {folder.path} --overwrite --memory on",
+            hint="fine-tune one that does: gencli finetune PAIRS -m BASE -o MODEL --memory on",
         )
     if not holds(folder, fit):
         raise ModelError(
@@ -96,9 +99,7 @@ def vectors_of(
     return np.stack([vector for vector in found if vector is not None])
 
 
-def nearest(
-    memory: Memory, texts: Sequence[str], vectors: Floats, *, keys: float
-) -> tuple[np.ndarray, np.ndarray]:
+def nearest(memory: Memory, texts: Sequence[str], vectors: Floats, *, keys: float) -> Found:
     """Return the places of the pairs most like B prompts and their similarities (B,); the first of equals."""
     (found,) = nearest_by(memory, texts, vectors, [keys])
     return found
@@ -106,7 +107,7 @@ def nearest(
 
 def nearest_by(
     memory: Memory, texts: Sequence[str], vectors: Floats, weights: Sequence[float]
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> list[Found]:
     """Return `nearest` for each of several weights of the keys, from cosines that are made once."""
     rows = max(1, _AT_ONCE // len(memory.rows))
     parts = []

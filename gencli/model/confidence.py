@@ -81,8 +81,8 @@ class RecallFit:
     own: float
     recalled: float
     surer: float
-    rows_digest: str
-    keys_digest: str
+    rows_digest: str = ""
+    keys_digest: str = ""
 
     def confidences(self, similarities: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the token F1 to expect of answers to prompts that are so alike [N]."""

@@ -84,7 +84,10 @@ def write_memory(path: Path, memory: Memory) -> tuple[str, str]:
     """Keep a memory in a model folder; return the digests of its files. Raises MachineError when the disk refuses."""
     from safetensors.numpy import save_file
 
-    rows = [{"prompt": row.prompt, "answer": row.answer, "file": row.file, "line": row.line} for row in memory.rows]
+    rows = [
+        {"prompt": row.prompt, "answer": row.answer, "file": row.file, "line": row.line}
+        for row in memory.rows
+    ]
     replace_file(path / ROWS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     with staged_file(path / KEYS) as staging:
         save_file({"keys": memory.keys.astype(np.float16), "centre": memory.centre}, staging)

@@ -78,7 +78,9 @@ def _of_some(texts: Sequence[str], first: int, end: int) -> tuple[NDArray[np.uin
     """
     data = [encoded(text) for text in texts[first:end]]
     letters = np.frombuffer(b"".join(data), np.uint32)
-    owners = np.repeat(np.arange(end - first, dtype=np.uint64), [len(each) // letters.itemsize for each in data])
+    owners = np.repeat(
+        np.arange(end - first, dtype=np.uint64), [len(each) // letters.itemsize for each in data]
+    )
     found = []
     for more, hashes in enumerate(hashes_of(letters)):
         own = owners[: len(hashes)]
