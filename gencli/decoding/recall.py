@@ -80,7 +80,7 @@ def open_recaller(folder: ModelFolder, engine: Engine) -> Recaller:
 
 def holds(folder: ModelFolder, fit: RecallFit) -> bool:
     """Tell whether the memory in a folder is the one of the fit."""
-    return memory_digests(folder.path) == (fit.rows_digest, fit.keys_digest)
+    return memory_digests(folder.path) == fit.digests
 
 
 def vectors_of(

@@ -84,6 +84,11 @@ class RecallFit:
     rows_digest: str = ""
     keys_digest: str = ""
 
+    @property
+    def digests(self) -> tuple[str, str]:
+        """Return the digests of the memory's files."""
+        return self.rows_digest, self.keys_digest
+
     def confidences(self, similarities: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the token F1 to expect of answers to prompts that are so alike [N]."""
         return sigmoid(self.slope * similarities + self.offset)

@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gencli.errors import ModelError
+from gencli.model.card import with_memory
+from gencli.model.folder import CARD
 from gencli.model.ngram_index import NgramIndex
 from gencli.model.tensors import open_tensors
 from gencli.storage import digest_of, remove_file, replace_file, staged_file
@@ -81,7 +83,10 @@ def directions(vectors: Floats, centre: Floats) -> Floats:
 
 
 def write_memory(path: Path, memory: Memory) -> tuple[str, str]:
-    """Keep a memory in a model folder; return the digests of its files. Raises MachineError when the disk refuses."""
+    """Keep a memory in a model folder, and say so in its card; return the digests of its files.
+
+    Raises MachineError when the disk refuses.
+    """
     from safetensors.numpy import save_file
 
     rows = [
@@ -91,6 +96,8 @@ def write_memory(path: Path, memory: Memory) -> tuple[str, str]:
     replace_file(path / ROWS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     with staged_file(path / KEYS) as staging:
         save_file({"keys": memory.keys.astype(np.float16), "centre": memory.centre}, staging)
+    if (path / CARD).is_file():
+        replace_file(path / CARD, with_memory((path / CARD).read_text(encoding="utf-8")))
     return memory_digests(path)
 
 
