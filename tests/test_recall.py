@@ -167,7 +167,7 @@ def test_the_fit_says_what_is_found_on_the_pairs_of_the_fit(model: Path) -> None
 
 def test_a_memory_that_helps_nobody_is_not_kept(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = labeller(tmp_path / "model", tokenizer, task={"kind": "answer", "labels": []})
-    folder, lines = open_model(path), []
+    folder, lines = open_model(path), list[str]()
     engine = open_engine(folder)
     strange = [Pair((Turn("user", f"q{n}"), Turn("assistant", f"x{n}")), "a", n) for n in range(30)]
     memory = remembered(folder, strange, engine)

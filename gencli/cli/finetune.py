@@ -111,7 +111,8 @@ def _calibrate(settings: FinetuneSettings, lessons: Lessons, screen: Screen) -> 
     wanted = settings.memory != OFF and not lessons.task.has_labels
     if wanted and len(lessons.held_out) >= FEWEST_PAIRS:
         engine = open_engine(folder)
-        memory = remembered(folder, lessons.train, engine)
+        with screen.patient(f"reading {len(lessons.train):,} prompts once more, to find them again"):
+            memory = remembered(folder, lessons.train, engine)
     calibrate(
         folder,
         lessons.held_out,
