@@ -16,6 +16,7 @@ import gencli
 from gencli.decoding.engines import open_engine
 from gencli.decoding.prompts import prompt_ids
 from gencli.decoding.recall import nearest_by, open_recaller, vectors_of
+from gencli.decoding.reuse import ReusingEngine
 from gencli.errors import MachineError, ModelError, UsageError
 from gencli.evaluation.calibration import calibrate
 from gencli.evaluation.measures import token_f1
@@ -188,6 +189,16 @@ def test_long_and_short_prompts_keep_their_order(model: Path) -> None:
     cut = [1, *prompts[1][-(folder.shape.context - 1) :]]
     for vector, ids in zip(found, [prompts[0], cut, prompts[2], prompts[3]], strict=True):
         np.testing.assert_allclose(vector, engine.vectors([ids])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["torch", "cpu"])
+def test_an_engine_that_reads_nothing_twice_knows_that_all_was_forgotten(model: Path, name: str) -> None:
+    engine = open_engine(open_model(model), engine=name)
+    reusing, prompt = ReusingEngine(engine), [1, 300, 301, 302]
+    first = reusing.start([prompt], slots=64).copy()
+    np.testing.assert_allclose(reusing.vectors([[1, 310]]), engine.vectors([[1, 310]]), atol=1e-5)
+    np.testing.assert_allclose(reusing.start([prompt], slots=64), first, atol=1e-4)
+    assert reusing.read == len(prompt)
 
 
 # what a user sees
