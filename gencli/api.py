@@ -12,10 +12,12 @@ from gencli.decoding.decoder import Token
 from gencli.decoding.engines import open_engine
 from gencli.decoding.labeller import Labeller
 from gencli.decoding.prompts import prompt_ids
+from gencli.decoding.recall import open_recaller
 from gencli.decoding.writing import grammar_of, write_texts
 from gencli.errors import UsageError
 from gencli.knobs import knobs_of, settings_of
 from gencli.model import folder
+from gencli.model.confidence import read_calibration
 from gencli.settings import WritingChoice
 
 if TYPE_CHECKING:
@@ -38,26 +40,39 @@ def open_model(
     return Model(opened, open_engine(opened, engine=engine, device=device, precision=precision))
 
 
-def generate(model: Model, prompt: str = "", *, raw: bool = False, **options: object) -> str:
+def generate(
+    model: Model, prompt: str = "", *, raw: bool = False, recall: bool = False, **options: object
+) -> str:
     """Return the text that a model writes: the prompt continued, or, if it was fine-tuned, its answer.
 
-    `raw` gives a fine-tuned model the prompt without its turns. The options are those of the command
+    `raw` gives a fine-tuned model the prompt without its turns. `recall` also looks up the pair with the most similar
+    prompt, and returns its answer where that is surer. The options are those of the command
     `gencli generate`, with its defaults; the same seed gives the same text, and without one it is 0. Raises
     UsageError for an option that there isn't, for a value that it can't have, and for a length at which no text
-    matches. `json_schema` may be a dictionary.
+    matches; with `recall` ModelError for a model without a memory. `json_schema` may be a dictionary.
     """
     settings = settings_of(WritingChoice, options)
     chat = model.folder.is_chat and not raw
     tokenizer = model.folder.tokenizer
     prompts = [prompt_ids(tokenizer, prompt, chat=chat)]
     grammar = grammar_of(settings)
-    events = write_texts(model.engine, tokenizer, prompts, settings, grammar=grammar, seed=settings.seed or 0)
+    if recall and (raw or grammar is not None):
+        raise UsageError("recall goes without raw, regex and json_schema", hint="leave one of them out")
+    found = open_recaller(model.folder, model.engine).nearest([prompt], prompts)[0] if recall else None
+    events = write_texts(
+        model.engine, tokenizer, prompts, settings,
+        grammar=grammar, seed=settings.seed or 0, logprobs=0 if recall else None,
+    )  # fmt: skip
     tokens = [event for event in events if isinstance(event, Token)]
     if grammar is not None and tokens[-1].finish == "length" and not tokens[-1].complete:
         raise UsageError(
             f"the text was not what {grammar.name} wants when its length was reached",
             hint="raise max_new_tokens",
         )
+    if found is not None:
+        calibration, _ = read_calibration(model.folder.path)
+        if found.confidence > calibration.confidence([token.logprob or 0.0 for token in tokens]):
+            return found.pair.answer
     text = "".join(token.text for token in tokens)
     return text if chat else prompt + text
 

@@ -10,6 +10,7 @@ from gencli.errors import GencliError
 from gencli.model.adapter import ADAPTER
 from gencli.model.confidence import CALIBRATION, read_calibration
 from gencli.model.folder import LINEAGE, TRAINING, WEIGHTS, ModelFolder, open_model, read_json, weights_file
+from gencli.model.memory import ROWS, memory_digests
 from gencli.storage import digest_of
 from gencli.training import checkpoint
 from gencli.training.run_record import read_record
@@ -76,9 +77,13 @@ def _form(folder: ModelFolder) -> Iterator[Finding]:
 
 
 def _calibration(folder: ModelFolder) -> Iterator[Finding]:
-    """Tell whether the calibration, if there is one, is of these weights."""
+    """Tell whether the calibration, if there is one, is of these weights, and the memory is its own."""
     if (folder.path / CALIBRATION).exists():
-        note = read_calibration(folder.path)[1]
+        found, note = read_calibration(folder.path)
+        if found.recall is not None:
+            whole = memory_digests(folder.path) == found.recall.digests
+            verdict = "as it was written" if whole else f"not the memory that {CALIBRATION} was fitted for"
+            yield Finding(ROWS, verdict, damaged=not whole)
         yield Finding(CALIBRATION, "of these weights" if not note else "of other weights: it is not used")
 
 

@@ -55,7 +55,7 @@ def test_the_options_are_all_that_the_settings_have() -> None:
     tried = {name for options in OPTIONS for name in options}
     assert tried == set(knobs_of(WritingChoice))
     parameters = inspect.signature(gencli.generate).parameters
-    assert list(parameters) == ["model", "prompt", "raw", *knobs_of(WritingChoice)]
+    assert list(parameters) == ["model", "prompt", "raw", "recall", *knobs_of(WritingChoice)]
     for name, (_, knob, default) in knobs_of(WritingChoice).items():
         assert parameters[name].default == default and knob.help in str(gencli.generate.__doc__)
 

@@ -48,6 +48,9 @@ class TimedEngine:
     def keep(self, rows: Sequence[int]) -> None:
         self._rows = len(rows)
 
+    def vectors(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        raise AssertionError
+
     def _logits(self) -> NDArray[np.float32]:
         logits = np.zeros((self._rows, self.vocabulary), np.float32)
         logits[:, 2] = 50.0  # it would end every text at once

@@ -12,7 +12,8 @@ import pytest
 from gencli.decoding.engines import open_engine
 from gencli.decoding.labeller import Labeller
 from gencli.errors import ModelError
-from gencli.evaluation.calibration import calibrate, fit_answers, fit_temperature, label_error, thinned
+from gencli.evaluation.calibration import calibrate, fit_temperature, label_error, thinned
+from gencli.evaluation.curves import fit_answers
 from gencli.evaluation.pairs import judge_labels
 from gencli.model.confidence import (
     CALIBRATION,

@@ -166,6 +166,9 @@ class Counting:
     def keep(self, rows: Sequence[int]) -> None:
         self.engine.keep(rows)
 
+    def vectors(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        return self.engine.vectors(prompts)
+
 
 @pytest.mark.parametrize("name", ["torch", "cpu"])
 def test_what_was_read_is_not_read_again(tuned: Path, name: str) -> None:

@@ -93,6 +93,9 @@ class Counting:
     def keep(self, rows: Sequence[int]) -> None:
         self.engine.keep(rows)
 
+    def vectors(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        return self.engine.vectors(prompts)
+
 
 def test_the_prompt_is_read_once_and_no_token_is_computed_in_vain(engine: Engine) -> None:
     counting = Counting(engine)

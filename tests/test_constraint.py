@@ -60,6 +60,9 @@ class Noise:
     def keep(self, rows: Sequence[int]) -> None:
         self._numbers = [self._numbers[row] for row in rows]
 
+    def vectors(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        raise AssertionError
+
 
 def written(
     grammar: Grammar, tokens: int, seed: int = 0, *, copies: int = 1, rising: str = "", **more: Any

@@ -15,8 +15,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from gencli.decoding import cpu_weights
 from gencli.decoding.cpu_engine import CpuEngine, FloatArray, Pace
+from gencli.decoding.torch_engine import TorchEngine
 from gencli.errors import UsageError
 from gencli.kernels.attention import exponential
+from gencli.model.gpt import GPT
 from gencli.model.shape import Shape
 
 SHAPE = Shape(
@@ -93,6 +95,23 @@ def test_logits_are_those_of_transformers(shape: Shape, threads: int | None) -> 
     found += [engine.step([token])[0].copy() for token in tokens[80:]]
     assert_close(found, expected[79:])
     assert engine.lengths == [90]
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+@pytest.mark.parametrize("shape", [SHAPE, GROUPED, LARGE])
+def test_vectors_are_those_that_the_head_of_transformers_is_given(shape: Shape, threads: int | None) -> None:
+    """After one block and several, one token and many; and so are those of the other engine."""
+    prompts = [tokens_of(shape, count, seed=count) for count in (5, 1, 130, 64, 20)]
+    engine = CpuEngine(shape, weights_of(shape), threads=threads)
+    found, torchs = engine.vectors(prompts), TorchEngine(GPT(shape).load(weights_of(shape))).vectors(prompts)
+    assert found.shape == torchs.shape == (5, shape.width) and found.dtype == torchs.dtype == np.float32
+    with torch.inference_mode():
+        expected = [
+            theirs(shape).model(torch.tensor([ids])).last_hidden_state[0, -1].numpy() for ids in prompts
+        ]
+    assert_close(found, np.stack(expected))
+    assert_close(torchs, np.stack(expected))
+    assert_close(engine.start([prompts[0]], slots=20)[0], their_logits(shape, prompts[0])[-1])
 
 
 @pytest.mark.parametrize("count", [1, 2, 65, 160])

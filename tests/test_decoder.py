@@ -65,6 +65,9 @@ class Scripted:
     def keep(self, rows: Sequence[int]) -> None:
         self.rows = len(rows)
 
+    def vectors(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        raise AssertionError
+
 
 def texts(events: Sequence[Token | Slide], rows: int) -> list[str]:
     joined = [""] * rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,9 @@ def evaluate(settings: EvaluateSettings) -> None:
     screen = Screen(quiet=settings.quiet)
     sources = [_source(settings, name, screen) for name in settings.files]
     scores: list[list[TextScore | PairsScore]] = []
-    for path in (settings.model, *map(Path, settings.against)):
-        scores.append(_scores(settings, path, sources, screen))
+    for number, path in enumerate((settings.model, *map(Path, settings.against))):
+        own = settings if number == 0 else replace(settings, recall=False, calibrate=False)
+        scores.append(_scores(own, path, sources, screen))
         if settings.json:
             for score in scores[-1]:
                 emit(score.record())
@@ -113,6 +115,7 @@ def _on_pairs(
     screen: Screen,
 ) -> list[PairsScore]:
     """Return the scores on files of pairs; with --calibrate fit the first model's confidence to them after."""
+    from gencli.decoding.recall import open_recaller
     from gencli.evaluation.calibration import calibrate
     from gencli.evaluation.pairs import score_pairs
     from gencli.model.confidence import read_calibration
@@ -123,13 +126,22 @@ def _on_pairs(
     if note:
         screen.note(note)
     engine = _writer(folder, model, runtime)
+    recaller = open_recaller(folder, engine) if settings.recall else None
     found = [
         score_pairs(
-            file, folder, model, engine, runtime, calibration, rows=settings.batch_size, say=screen.note
+            file,
+            folder,
+            model,
+            engine,
+            runtime,
+            calibration,
+            rows=settings.batch_size,
+            say=screen.note,
+            recaller=recaller,
         )
         for file in files
     ]
-    if settings.calibrate and folder.path == settings.model:
+    if settings.calibrate:
         pairs = [pair for file in files for pair in file.pairs]
         calibrate(folder, pairs, engine=engine, say=screen.note)
     return found

@@ -13,12 +13,14 @@ from gencli.cli.options import command
 from gencli.cli.places import earlier_run
 from gencli.cli.reading_on import check_reading, read_on
 from gencli.cli.together import check_together, together
+from gencli.errors import UsageError
 from gencli.settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from gencli.cli.session import Signals
     from gencli.training.lessons import Lessons
     from gencli.training.loop import Run
+    from gencli.ui import Screen
 
 SHOWN_PROMPTS = 8
 
@@ -38,7 +40,6 @@ def finetune(settings: FinetuneSettings) -> None:
     """
     from gencli.cli.places import cache_folder
     from gencli.cli.session import sampler, train
-    from gencli.evaluation.calibration import calibrate
     from gencli.model.folder import check_output, open_model
     from gencli.training.assembly import NOTHING, Outside
     from gencli.training.continuing import place_of, settings_for_pairs, spent_on_text
@@ -53,6 +54,7 @@ def finetune(settings: FinetuneSettings) -> None:
     screen = Screen(quiet=settings.quiet or not world.leads)
 
     lessons = prepare_pairs(settings, cache_folder(), say=screen.note)
+    _check_memory(settings, lessons)
     if settings.show_example:
         _show(lessons, json=settings.json)
         return
@@ -74,13 +76,52 @@ def finetune(settings: FinetuneSettings) -> None:
     code = train(settings, settings.output, screen, prepare, json=settings.json, goal="fine-tuning")
     if code:
         raise typer.Exit(code)
-    if world.leads and lessons.held_out:
-        calibrate(
-            open_model(settings.output, cache_folder()),
-            lessons.held_out,
-            ngrams=lessons.ngrams,
-            say=screen.note,
+    if world.leads:
+        _calibrate(settings, lessons, screen)
+
+
+def _check_memory(settings: FinetuneSettings, lessons: Lessons) -> None:
+    """Raise UsageError if a memory is asked for that can't be."""
+    from gencli.evaluation.calibration import FEWEST_PAIRS
+    from gencli.evaluation.recalling import ON
+
+    if settings.memory == ON and lessons.task.has_labels:
+        raise UsageError("--memory on is for free answers, and these are labels", hint="leave it out")
+    if settings.memory == ON and len(lessons.held_out) < FEWEST_PAIRS:
+        raise UsageError(
+            f"--memory on needs {FEWEST_PAIRS} held-out pairs to tell when to trust it, and there are "
+            f"{len(lessons.held_out)}",
+            hint="more pairs, a larger --validation, or --validation-pairs FILE",
         )
+
+
+def _calibrate(settings: FinetuneSettings, lessons: Lessons, screen: Screen) -> None:
+    """Fit how sure the new model may be, with a memory of its pairs in place of an earlier one."""
+    from gencli.cli.places import cache_folder
+    from gencli.decoding.engines import open_engine
+    from gencli.evaluation.calibration import FEWEST_PAIRS, calibrate
+    from gencli.evaluation.recalling import OFF, remembered
+    from gencli.model.folder import open_model
+    from gencli.model.memory import remove_memory
+
+    remove_memory(settings.output)
+    if not lessons.held_out:
+        return
+    folder, engine, memory = open_model(settings.output, cache_folder()), None, None
+    wanted = settings.memory != OFF and not lessons.task.has_labels
+    if wanted and len(lessons.held_out) >= FEWEST_PAIRS:
+        engine = open_engine(folder)
+        with screen.patient(f"reading {len(lessons.train):,} prompts once more, to find them again"):
+            memory = remembered(folder, lessons.train, engine)
+    calibrate(
+        folder,
+        lessons.held_out,
+        ngrams=lessons.ngrams,
+        memory=memory,
+        keep=settings.memory,
+        engine=engine,
+        say=screen.note,
+    )
 
 
 def _show(lessons: Lessons, *, json: bool) -> None:

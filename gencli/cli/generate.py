@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.cli.pipes import is_piped, piped_text, text_of
+from gencli.cli.recalling import check_recall, write_surer
 from gencli.cli.sureness import UNKNOWN, coloured, open_sureness, piece_records
 from gencli.errors import UsageError
 from gencli.settings import GenerateSettings
@@ -42,6 +43,7 @@ def generate(settings: GenerateSettings) -> None:
     from gencli.cli.places import cache_folder
     from gencli.cli.writer import Writer
     from gencli.decoding.engines import open_engine
+    from gencli.decoding.recall import open_recaller
     from gencli.decoding.writing import grammar_of
     from gencli.model.folder import open_model
     from gencli.ui import Screen
@@ -54,7 +56,10 @@ def generate(settings: GenerateSettings) -> None:
     engine = open_engine(folder, engine=settings.engine, device=settings.device, precision=settings.precision)
     chat = folder.is_chat and not settings.raw
     sureness = open_sureness(settings, folder.path, screen)
-    writer = Writer(settings, engine, folder.tokenizer, chat, settings.seed or 0, screen, sureness, grammar)
+    recaller = open_recaller(folder, engine) if settings.recall else None
+    writer = Writer(
+        settings, engine, folder.tokenizer, chat, settings.seed or 0, screen, sureness, grammar, recaller
+    )
     if settings.input is not None:
         from gencli.cli.many import write_rows
 
@@ -71,6 +76,7 @@ def generate(settings: GenerateSettings) -> None:
 def _check(settings: GenerateSettings) -> None:
     """Raise UsageError for options that make no sense together."""
     settings.check()
+    check_recall(settings)
     many = settings.input is not None
     problems = {
         "many prompts come from --input alone": many
@@ -107,7 +113,9 @@ def _write_texts(writer: Writer, prompt: str) -> None:
     with screen.patient("compiling the decoding loop for this machine, once"):
         tokens = itertools.chain([next(events)], events)
     pace.first = time.monotonic()
-    if settings.json:
+    if settings.recall:
+        write_surer(writer, prompt, list(tokens), lead)
+    elif settings.json:
         _write_json(tokens, writer, prompt, pace)
     elif settings.num_samples == 1:
         _write_stream(tokens, lead, writer, pace)

@@ -72,12 +72,12 @@ def _facts(folder: ModelFolder) -> dict[str, object]:
 
 def _calibration(folder: ModelFolder) -> dict[str, object]:
     """Return what was fitted to tell how sure the model may be; nothing where nothing was."""
-    from gencli.model.confidence import read_calibration
+    from gencli.model.confidence import PARTS, read_calibration
 
     found, note = read_calibration(folder.path)
     if note:
         return {"not used": note}
-    fits = {"labels": found.labels, "answers": found.answers}
+    fits = {name: getattr(found, name) for name in PARTS}
     return {
         f"{name}, {field.replace('_', ' ')}": value
         for name, fit in fits.items()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gencli.cli.prompt_rows import PromptRow, prompt_rows
+from gencli.cli.recalling import look_up, surer
 from gencli.cli.rows_file import RowsFile, open_rows_file
 from gencli.cli.sureness import piece_records
 from gencli.cli.writer import Writer, choices_record, found_record, logprobs_of
@@ -21,6 +22,7 @@ from gencli.ui import Screen, clock_text, emit
 
 if TYPE_CHECKING:
     from gencli.decoding.decoder import Token
+    from gencli.decoding.recall import Recalled
     from gencli.ui import LiveText
 
 Records = list[dict[str, object]]
@@ -189,7 +191,11 @@ def _written(writer: Writer, batch: Sequence[Wanted], tally: Tally) -> Iterator[
     texts: list[list[Token]] = [[] for _ in range(len(batch) * copies)]
     going_on = [copies] * len(batch)
     numbers = [wanted.row.line - 1 for wanted in batch]
-    for token in writer.tokens([wanted.ids for wanted in batch], numbers):
+    prompts = [wanted.ids for wanted in batch]
+    found: Sequence[Recalled | None] = [None] * len(batch)
+    if writer.recaller is not None:
+        found = look_up(writer, [wanted.row.prompt for wanted in batch], prompts)
+    for token in writer.tokens(prompts, numbers):
         texts[token.row].append(token)
         tally.tokens += 1
         if token.finish is None:
@@ -199,16 +205,20 @@ def _written(writer: Writer, batch: Sequence[Wanted], tally: Tally) -> Iterator[
         if not going_on[place]:
             samples = texts[place * copies : (place + 1) * copies]
             wanted = batch[place]
-            yield wanted.row.line, [_sample(writer, wanted, copy, samples[copy]) for copy in wanted.samples]
+            yield (
+                wanted.row.line,
+                [_sample(writer, wanted, copy, samples[copy], found[place]) for copy in wanted.samples],
+            )
 
 
-def _sample(writer: Writer, wanted: Wanted, copy: int, tokens: Sequence[Token]) -> dict[str, object]:
-    text, confidence = "".join(token.text for token in tokens), writer.sureness.of(tokens)
+def _sample(
+    writer: Writer, wanted: Wanted, copy: int, tokens: Sequence[Token], found: Recalled | None
+) -> dict[str, object]:
+    said, recalled = surer(writer, tokens, found)
     record = wanted.record(
-        sample=copy, prompt=wanted.row.prompt, **writer.sureness.record(text, confidence),
-        tokens=len(tokens), finish=tokens[-1].finish, seed=writer.seed, **writer.matches(tokens[-1]),
-    )  # fmt: skip
-    if writer.settings.show_confidence:
+        sample=copy, prompt=wanted.row.prompt, **said, seed=writer.seed, **writer.matches(tokens[-1])
+    )
+    if writer.settings.show_confidence and recalled is None:
         record["pieces"] = piece_records(tokens)
     if writer.settings.logprobs is not None:
         record["logprobs"] = [logprobs_of(token, writer.tokenizer) for token in tokens]

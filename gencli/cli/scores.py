@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gencli.evaluation.pairs import AnswerFigures, LabelFigures, PairsScore
+from gencli.evaluation.pairs import AnswerFigures, LabelFigures, PairsScore, RecallFigures
 from gencli.evaluation.text import TextScore
 
 if TYPE_CHECKING:
@@ -100,8 +100,19 @@ def _answer_table(scores: Sequence[PairsScore], screen: Screen, *, several: bool
                 f"{figures.ece_after:.3f}", f"{score.bits_per_byte:.4f}",
             )
         )  # fmt: skip
+        if isinstance(figures, RecallFigures):
+            rows.append(
+                (
+                    *_name(score, several)[:-1], "by itself", "", f"{figures.own_exact_match:.1%}",
+                    f"{figures.own_token_f1:.4f}", f"{figures.own_chrf:.1f}", f"{figures.own_bleu:.1f}",
+                    "", "", "",
+                )
+            )  # fmt: skip
     head = ("pairs", "exact match", "token F1", "chrF", "BLEU", "ECE", "calibrated", "bits/byte")
     screen.table("Scores", rows, (*_head(several), *head))
+    for score in scores:
+        if isinstance(score.figures, RecallFigures):
+            screen.note(f"{score.figures.recalled:.1%} of the answers to {score.file} were looked up", "dim")
     _tell_calibration(scores, screen)
 
 

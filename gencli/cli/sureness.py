@@ -63,7 +63,7 @@ def open_sureness(settings: GenerateSettings, path: object, screen: Screen) -> S
 def wants_logprobs(settings: GenerateSettings) -> bool:
     """Tell whether anything will be said of how sure the model is."""
     told = settings.json or settings.input is not None
-    return told or settings.show_confidence or settings.abstain is not None
+    return told or settings.show_confidence or settings.recall or settings.abstain is not None
 
 
 def coloured(tokens: Iterable[Token]) -> Iterator[tuple[str, str]]:

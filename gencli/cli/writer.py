@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gencli.decoding.choices import Choice
     from gencli.decoding.decoder import Engine, Token
     from gencli.decoding.grammar import Grammar
+    from gencli.decoding.recall import Recaller
     from gencli.settings import GenerateSettings
     from gencli.text.tokenizer import Tokenizer
     from gencli.ui import Screen
@@ -33,6 +34,7 @@ class Writer:
     screen: Screen
     sureness: Sureness
     grammar: Grammar | None = None
+    recaller: Recaller | None = None
     told: bool = False  # that a text outgrew the context
     incomplete: Counter[str | None] = field(default_factory=Counter)  # texts, by how they ended
 

@@ -177,6 +177,18 @@ class CpuEngine:
         self._rows = np.array(places, dtype=np.int64)
         self.lengths = [self.lengths[row] for row in rows]
 
+    def vectors(self, prompts: Sequence[Sequence[int]]) -> FloatArray:
+        """Read the prompts, each in place of the one before; return the normed vectors [B, W] after them.
+
+        They are what the head makes logits of. Raises UsageError for what `start` refuses.
+        """
+        found = np.empty((len(prompts), self._shape.width), dtype=np.float32)
+        longest = max(map(len, prompts))
+        for place, prompt in enumerate(prompts):
+            self.start([prompt], slots=longest)
+            found[place] = self._call.normed
+        return found
+
     def _make_room(self, rows: int) -> None:
         """Enlarge the cache if it holds fewer rows."""
         held = self._cache.keys.shape[1]
@@ -260,6 +272,7 @@ class _Call:
         most, vocabulary = max(rows, _BLOCK), whole(shape.vocabulary, layout.BLOCK)
         self._tokens, self._rows, self._positions, self._wanted = np.zeros((4, most), np.int64)
         self._counts = np.zeros(3, np.int64)
+        self._width = shape.width
         sizes = (
             shape.layers, shape.width, shape.heads, shape.kv_heads, shape.head_width, shape.hidden,
             shape.vocabulary, whole(max(slots, shape.head_width), layout.GROUP),
@@ -293,3 +306,11 @@ class _Call:
         self._counts[:] = count, asked, apart
         self._job(threads)
         return self._logits[:asked]
+
+    @property
+    def normed(self) -> FloatArray:
+        """The vector [W] that the logits of the last call's first wanted token were made of.
+
+        Unless threads took tokens apart, the first thread made all of these.
+        """
+        return self._scratch[0][layout.NORMED][: self._width]

@@ -52,6 +52,9 @@ class Engine(Protocol):
     def keep(self, rows: Sequence[int]) -> None:
         """Forget all rows but these."""
 
+    def vectors(self, prompts: Sequence[Sequence[int]]) -> FloatArray:
+        """Forget all rows, read the prompts; return what the head would turn into the next logits [B, W]."""
+
 
 class Token(NamedTuple):
     """One token of one row, with the text that it makes certain.

@@ -54,6 +54,11 @@ class ReusingEngine:
     def keep(self, rows: Sequence[int]) -> None:
         """Do nothing: the one row stays."""
 
+    def vectors(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Forget what is held, read the prompts; return the vectors [B, W] after them."""
+        self._held = []
+        return self._engine.vectors(prompts)
+
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
     """Return how many ids two sequences begin with together."""

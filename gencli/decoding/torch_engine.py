@@ -30,10 +30,7 @@ class TorchEngine:
     @torch.no_grad()
     def start(self, prompts: Sequence[Sequence[int]], *, copies: int = 1, slots: int) -> FloatArray:
         """Read the prompts, padded on the right to one length; return the next logits [B * copies, V]."""
-        lengths = [len(prompt) for prompt in prompts]
-        tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            tokens[row, : len(prompt)] = torch.tensor(prompt)
+        tokens, lengths = _padded(prompts)
         cache = KVCache(self.model.shape, rows=len(prompts), slots=slots, device=self.device)
         hidden = self.model.hidden(tokens.to(self.device), cache)  # (B, T, C)
         cache.rewind(lengths)
@@ -63,6 +60,23 @@ class TorchEngine:
         assert self._cache is not None
         self._cache = self._cache.pick(rows)
 
+    @torch.no_grad()
+    def vectors(self, prompts: Sequence[Sequence[int]]) -> FloatArray:
+        """Read the prompts, and keep none; return the normed vectors [B, C] that the head makes logits of."""
+        self._cache = None
+        tokens, lengths = _padded(prompts)
+        hidden = self.model.hidden(tokens.to(self.device))  # (B, T, C)
+        return _array(hidden[torch.arange(len(prompts)), torch.tensor(lengths) - 1])
 
-def _array(logits: Tensor) -> FloatArray:
-    return logits.float().cpu().numpy()
+
+def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
+    """Return prompts filled up on the right (B, T), and how long each is."""
+    lengths = [len(prompt) for prompt in prompts]
+    tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = torch.tensor(prompt)
+    return tokens, lengths
+
+
+def _array(numbers: Tensor) -> FloatArray:
+    return numbers.float().cpu().numpy()

@@ -12,21 +12,21 @@ from gencli.decoding.engines import open_engine
 from gencli.decoding.labels import Classifier, all_logprobs
 from gencli.decoding.prompts import turn_ids
 from gencli.evaluation.answers import answers
+from gencli.evaluation.curves import curve_of, fit_answers
 from gencli.evaluation.measures import Array, Numbers, calibration_error, token_f1
+from gencli.evaluation.recalling import AUTO, fit_recall
 from gencli.model.confidence import (
     NGRAMS_COUNT,
-    OFFSETS,
-    SLOPES,
     TEMPERATURES,
     AnswersFit,
     Calibration,
     LabelsFit,
     read_calibration,
     shares,
-    sigmoid,
     write_calibration,
 )
 from gencli.model.folder import ModelFolder, weights_file
+from gencli.model.memory import Memory
 from gencli.model.ngrams import Ngrams
 from gencli.storage import digest_of
 from gencli.text.pairs import Pair
@@ -44,6 +44,8 @@ def calibrate(
     pairs: Sequence[Pair],
     *,
     ngrams: Ngrams | None = None,
+    memory: Memory | None = None,
+    keep: str = AUTO,
     engine: Engine | None = None,
     say: Callable[[str], None] = lambda line: None,
     check: Callable[[], None] = lambda: None,
@@ -52,7 +54,8 @@ def calibrate(
 
     To be called once its final weights are published, with the held-out pairs of the run. A label task gets a
     temperature, and `ngrams`, or else those in the folder, a weight beside the model; each model gets a calibration
-    of its free answers. `engine` runs the folder's weights; one is opened if none is given. `say` is told the
+    of its free answers, and what looks them up in `memory`, which is kept as `keep` says, or else in the memory in the
+    folder. `engine` runs the folder's weights; one is opened if none is given. `say` is told the
     outcome in a line; `check` is called now and then and may raise. Returns None, and keeps nothing, if there are
     fewer than 20 pairs. Raises MachineError when the disk refuses.
     """
@@ -66,11 +69,17 @@ def calibrate(
     most = min(MOST_LABELLED, max(FEWEST_PAIRS, MOST_NUMBERS // max(1, len(folder.task.labels))))
     labels = _labels_fit(folder, thinned(pairs, most), engine, ngrams, check)
     check()
-    fit = _answers_fit(folder, thinned(pairs, MOST_ANSWERED), engine, check)
+    asked = thinned(pairs, MOST_ANSWERED)
+    means, right = _answered(folder, asked, engine, check)
+    fit = answers_fit(means, right)
+    sure = curve_of(fit.slope, fit.offset)(means)
+    lines: list[str] = []
+    recall = fit_recall(folder, memory, asked, engine, (sure, right), keep=keep, say=lines.append)
     counts = labels is not None and labels.ngrams > 0
-    found = Calibration(digest_of(weights_file(folder.path)), labels, fit, ngrams if counts else None)
+    found = Calibration(digest_of(weights_file(folder.path)), labels, fit, recall, ngrams if counts else None)
     write_calibration(folder.path, found)
-    say(told(found))
+    for line in (told(found), *lines):
+        say(line)
     return found
 
 
@@ -124,34 +133,6 @@ def fit_ngrams(logprobs: Array, evidence: Array, truth: Numbers) -> float:
     return _lowest(cost, *NGRAMS_COUNT, within=0.02)
 
 
-def fit_answers(means: Array, right: Array) -> tuple[float, float]:
-    """Return (slope, offset) of the logistic curve from mean log-probabilities [N] to how right answers are.
-
-    The curve of least cross-entropy; it never falls. Newton's method; the targets are drawn a little towards
-    a half, as in Platt 1999, so that the curve stays finite where all answers are right.
-    """
-    count = len(means)
-    targets = (right * count + 0.5) / (count + 1)
-    inputs = np.stack([means, np.ones(count)], axis=1)
-    curve = np.array([0.0, math.log(targets.mean() / (1 - targets.mean()))])
-    for _ in range(100):
-        expected = sigmoid(inputs @ curve)
-        gradient = inputs.T @ (expected - targets) + [1e-3 * curve[0], 0.0]
-        hessian = (inputs.T * (expected * (1 - expected))) @ inputs + np.diag([1e-3, 1e-9])
-        step = np.linalg.solve(hessian, gradient)
-        curve = curve - step / max(1.0, float(np.abs(step).max()) / 5)
-        if float(np.abs(step).max()) < 1e-9:
-            break
-    if curve[0] < 0:
-        curve = np.array([0.0, math.log(targets.mean() / (1 - targets.mean()))])
-    return float(np.clip(curve[0], *SLOPES)), float(np.clip(curve[1], *OFFSETS))
-
-
-def curve_of(slope: float, offset: float) -> Callable[[Array], Array]:
-    """Return the curve from mean log-probabilities to confidences."""
-    return lambda means: sigmoid(slope * means + offset)
-
-
 def _labels_fit(
     folder: ModelFolder,
     pairs: Sequence[Pair],
@@ -185,15 +166,19 @@ def label_error(logprobs: Array, truth: Numbers, temperature: float) -> float:
     return calibration_error(likeliest, (logprobs.argmax(axis=1) == truth).astype(np.float64))
 
 
-def _answers_fit(
+def _answered(
     folder: ModelFolder, pairs: Sequence[Pair], engine: Engine, check: Callable[[], None]
-) -> AnswersFit:
-    means, right = [], []
+) -> tuple[Array, Array]:
+    """Return the mean log-probabilities [N] of the model's answers to pairs, and how right these are [N].
+
+    They come in the order of the pairs.
+    """
+    found = {}
     for answer in answers(pairs, engine, folder.tokenizer):
         check()
-        means.append(answer.mean_logprob)
-        right.append(token_f1(answer.text, answer.pair.completion))
-    return answers_fit(np.array(means), np.array(right))
+        found[id(answer.pair)] = answer.mean_logprob, token_f1(answer.text, answer.pair.completion)
+    means, right = zip(*(found[id(pair)] for pair in pairs), strict=True)
+    return np.array(means), np.array(right)
 
 
 def answers_fit(means: Array, right: Array) -> AnswersFit:

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from gencli.decoding.decoder import Engine
 from gencli.decoding.labels import Classifier, all_logprobs
 from gencli.decoding.prompts import turn_ids
+from gencli.decoding.recall import Recalled, Recaller
 from gencli.evaluation.answers import Answer, answers
 from gencli.evaluation.calibration import (
     HOTTEST_FLOOR,
     ROWS,
-    curve_of,
-    fit_answers,
     fit_temperature,
     label_error,
 )
 from gencli.evaluation.cost import Rounded, cost_of
+from gencli.evaluation.curves import curve_of, fit_answers
 from gencli.evaluation.measures import (
     Array,
     Covered,
@@ -90,6 +90,20 @@ class AnswerFigures:
 
 
 @dataclass(frozen=True)
+class RecallFigures(AnswerFigures):
+    """The figures of the surer of two answers: the model's own, of which the `own` ones tell, and one looked up.
+
+    `recalled` is the share of those that were looked up; `ece_before` is that of the model's own answers.
+    """
+
+    own_exact_match: float
+    own_token_f1: float
+    own_chrf: float
+    own_bleu: float
+    recalled: float
+
+
+@dataclass(frozen=True)
 class PairsScore:
     """All that is told of a model on a file of pairs. `bits_per_byte` and `loss` are of the right answers."""
 
@@ -125,8 +139,12 @@ def score_pairs(
     *,
     rows: int,
     say: Callable[[str], None],
+    recaller: Recaller | None = None,
 ) -> PairsScore:
-    """Return what the right answers cost, and how right the model's own are: its labels, or greedy answers."""
+    """Return what the right answers cost, and how right the model's own are: its labels, or greedy answers.
+
+    With a `recaller` it is what is surer, the greedy answer or the one that is looked up.
+    """
     tokenizer = folder.tokenizer
     encoded = encode_pairs(file.pairs, tokenizer, context=model.shape.context)
     for note in encoded.notes:
@@ -140,6 +158,8 @@ def score_pairs(
         judged, figures = judge_labels(file.pairs, folder, engine, labels, calibration)
     else:
         judged, figures = judge_answers(file.pairs, folder, engine, calibration)
+        if recaller is not None:
+            judged, figures = judge_recalled(judged, figures, folder, recaller)
     sure, right = np.array([one.confidence for one in judged]), np.array([one.right for one in judged])
     return PairsScore(
         str(file.path), str(folder.path), "label" if labels else "answer", len(judged),
@@ -220,6 +240,31 @@ def judge_answers(
         )
     ]
     return judged, figures
+
+
+def judge_recalled(
+    own: Sequence[Judged], figures: AnswerFigures, folder: ModelFolder, recaller: Recaller
+) -> tuple[list[Judged], RecallFigures]:
+    """Return the surer of each pair's own answer and the one that is looked up, and the figures."""
+    prompts = [turn_ids(folder.tokenizer, one.pair.turns[:-1]) for one in own]
+    found = recaller.nearest([one.pair.prompt for one in own], prompts)
+    judged = [
+        _recalled(one.pair, near) if near.confidence > one.confidence else one
+        for one, near in zip(own, found, strict=True)
+    ]
+    texts, expected = [one.said for one in judged], [one.pair.completion.strip() for one in judged]
+    sure, right = np.array([one.confidence for one in judged]), np.array([one.right for one in judged])
+    return judged, RecallFigures(
+        float(right.mean()), chrf(texts, expected), bleu(texts, expected), figures.ece_before,
+        calibration_error(sure, right), figures.calibrated_by,
+        sum(one.exact for one in own) / len(own), figures.token_f1, figures.chrf, figures.bleu,
+        sum(one is not before for one, before in zip(judged, own, strict=True)) / len(own),
+    )  # fmt: skip
+
+
+def _recalled(pair: Pair, near: Recalled) -> Judged:
+    text, wanted = near.pair.answer.strip(), pair.completion.strip()
+    return Judged(pair, text, near.confidence, token_f1(near.pair.answer, pair.completion), text == wanted)
 
 
 def chrf(said: Sequence[str], expected: Sequence[str]) -> float:

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 
 from gencli.model.shape import Shape
 
+_MEMORY = """`memory.jsonl` holds the text of the pairs that it learned from, so that `gencli generate --recall` can
+say which one an answer is from. Without it and `memory.safetensors` the model answers by itself alone.
+"""
+
 
 def model_card(name: str, shape: Shape, about: Mapping[str, object]) -> str:
     """Return the card in Markdown; `about` is what gencli.json says."""
@@ -52,6 +56,11 @@ A small GPT, {origin} with `gencli {about.get("command")}`.
 
 A model of this size writes plausible text, not facts: check what it says.
 """
+
+
+def with_memory(card: str) -> str:
+    """Return the card of a model that keeps the pairs that it learned from."""
+    return card if _MEMORY in card else f"{card}\n{_MEMORY}"
 
 
 def _figure(value: object, unit: str) -> str:

@@ -1,15 +1,18 @@
 """How sure a model may be: a few numbers fitted on pairs that it never learned, kept beside its weights.
 
     calibration.json     format, the sha256 of the weights it was fitted for,
-                         labels: temperature, and what n-grams count; answers: slope and offset; each with its
-                         pairs and errors
+                         labels: temperature, and what n-grams count; answers: slope and offset; recall: what keys
+                         count, slope and offset; each with its pairs, and how well it does on them
     ngrams.safetensors   what n-grams say of labels, if they count
+    memory.jsonl  memory.safetensors
+                         the pairs that answers are looked up in, if they are kept
 
 A label's log-probability is that of the model, and so many times that of the n-grams: a product of experts (Hinton
 2002). Its probability is its share after all are divided by the temperature (Guo et al. 2017).
 An answer's confidence is 1 / (1 + exp(-(slope · x + offset))), where x is the mean log-probability of its
 tokens, its end among them (Platt 1999): the token F1 to expect of it, 1 being exactly right. Without a
-calibration it is exp(x), the length-normalised probability.
+calibration it is exp(x), the length-normalised probability. That of an answer that was looked up is the same curve of
+how alike the prompts are.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ FORMAT = 1
 TEMPERATURES = (0.05, 20.0)  # least and most
 NGRAMS_COUNT = (0.0, 10.0)
 SLOPES, OFFSETS = (0.0, 100.0), (-100.0, 100.0)
+KEYS_COUNT = (0.0, 1000.0)
+PARTS = ("labels", "answers", "recall")
 _MOST_PAIRS = 10**12
 
 
@@ -62,12 +67,41 @@ class AnswersFit:
 
 
 @dataclass(frozen=True)
+class RecallFit:
+    """How answers are looked up in the memory whose files have these digests, and what that is good for.
+
+    `keys` is what the cosine of keys counts beside that of n-grams. The token F1 on the pairs of the fit: of the
+    model's own answers, of those that were looked up, and of the surer of both.
+    """
+
+    keys: float
+    slope: float
+    offset: float
+    pairs: int
+    own: float
+    recalled: float
+    surer: float
+    rows_digest: str = ""
+    keys_digest: str = ""
+
+    @property
+    def digests(self) -> tuple[str, str]:
+        """Return the digests of the memory's files."""
+        return self.rows_digest, self.keys_digest
+
+    def confidences(self, similarities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the token F1 to expect of answers to prompts that are so alike [N]."""
+        return sigmoid(self.slope * similarities + self.offset)
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What was fitted for the weights with this digest, with the n-grams that count if any do."""
 
     weights: str = ""
     labels: LabelsFit | None = None
     answers: AnswersFit | None = None
+    recall: RecallFit | None = None
     ngrams: Ngrams | None = field(default=None, compare=False)
 
     def evidence(self, texts: Sequence[str], labels: int) -> NDArray[np.float64]:
@@ -119,7 +153,7 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     if calibration.ngrams is not None:
         write_ngrams(path, calibration.ngrams)
         about["ngrams"] = digest_of(path / NGRAMS)
-    about |= {name: asdict(part) for name in ("labels", "answers") if (part := getattr(calibration, name))}
+    about |= {name: asdict(part) for name in PARTS if (part := getattr(calibration, name))}
     replace_file(path / CALIBRATION, json.dumps(about, indent=2) + "\n")
 
 
@@ -146,7 +180,7 @@ def _parsed(path: Path) -> tuple[Calibration, str]:
     values = read_json(path)
     if values.get("format") != FORMAT or not isinstance(values.get("weights"), str):
         raise _damaged(path, f'no "weights" and "format": {FORMAT}')
-    labels, answers = _part(values, "labels", path), _part(values, "answers", path)
+    labels, answers, recall = (_part(values, name, path) for name in PARTS)
     found = Calibration(
         str(values["weights"]),
         LabelsFit(
@@ -159,6 +193,13 @@ def _parsed(path: Path) -> tuple[Calibration, str]:
             int(_number(answers, "pairs", 1, _MOST_PAIRS, path)),
             _number(answers, "ece_before", 0, 1, path), _number(answers, "ece_after", 0, 1, path),
         ) if answers else None,
+        RecallFit(
+            _number(recall, "keys", *KEYS_COUNT, path), _number(recall, "slope", *SLOPES, path),
+            _number(recall, "offset", *OFFSETS, path), int(_number(recall, "pairs", 1, _MOST_PAIRS, path)),
+            _number(recall, "own", 0, 1, path), _number(recall, "recalled", 0, 1, path),
+            _number(recall, "surer", 0, 1, path),
+            str(recall.get("rows_digest")), str(recall.get("keys_digest")),
+        ) if recall else None,
     )  # fmt: skip
     return found, str(values.get("ngrams", ""))
 

@@ -8,6 +8,7 @@ It is a Hugging Face folder, so other tools open it as it is. Reading it needs n
     model.safetensors                            the best weights so far
     gencli.json                                  lineage: version, settings, digests, parent, scores
     calibration.json  ngrams.safetensors         how sure it may be, for these weights
+    memory.jsonl  memory.safetensors             pairs that it learned from, to be looked up
     README.md                                    the model's card
     training/                                    checkpoints and metrics; only resuming needs it
 

@@ -11,7 +11,7 @@ linear model such as fastText's (Joulin et al. 2017), of characters in place of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,15 +65,23 @@ class Ngrams:
 
 def n_grams(text: str) -> NDArray[np.uint64]:
     """Return the hashes, of 48 bits and sorted, of the different n-grams at the end of a text, in small letters."""
-    data = f" {text[-MOST_READ:].lower()} ".encode("utf-32-le", "replace")
-    letters = np.frombuffer(data, np.uint32).astype(np.uint64) + 1
-    hashes = np.zeros_like(letters)
-    found = []
-    for length in range(1, min(LONGEST, len(letters)) + 1):
-        hashes = hashes[: len(letters) - length + 1] * _FACTORS[0] + letters[length - 1 :] * _FACTORS[1]
+    letters = np.frombuffer(encoded(text), np.uint32)
+    return np.unique(np.concatenate(list(hashes_of(letters))))
+
+
+def encoded(text: str) -> bytes:
+    """Return what is read of a text: its end in small letters, a space before and after, 4 bytes each."""
+    return f" {text[-MOST_READ:].lower()} ".encode("utf-32-le", "replace")
+
+
+def hashes_of(letters: NDArray[np.uint32]) -> Iterator[NDArray[np.uint64]]:
+    """Yield the hashes of the n-grams of one letter at each place, then of two, to the longest."""
+    codes = letters.astype(np.uint64) + 1
+    hashes = np.zeros_like(codes)
+    for length in range(1, min(LONGEST, len(codes)) + 1):
+        hashes = hashes[: len(codes) - length + 1] * _FACTORS[0] + codes[length - 1 :] * _FACTORS[1]
         hashes ^= hashes >> _FOLD
-        found.append(hashes)
-    return np.unique(np.concatenate(found) >> _KEPT)
+        yield hashes >> _KEPT
 
 
 def write_ngrams(path: Path, ngrams: Ngrams) -> None:

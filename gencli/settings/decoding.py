@@ -167,6 +167,9 @@ class GenerateSettings(Abstaining, WritingChoice, EngineChoice, OneModel):
         least=-10.0, most=10.0,
     )  # fmt: skip
     num_samples: int = knob(1, "How many texts to write.", least=1, most=4096)
+    recall: bool = knob(
+        False, "Also look up the pair with the most similar prompt, and say its answer where that is surer."
+    )
     raw: bool = knob(False, "For a fine-tuned model: give it the prompt as it is, without turns.")
     echo: bool | None = knob(
         None, "Print the prompt before the text; by default where the text continues it."

@@ -37,6 +37,7 @@ class EvaluateSettings(Reading, MachineChoice):
     calibrate: bool = knob(
         False, "Fit the confidence of the model to these pairs, which it must not have learned, and keep it."
     )
+    recall: bool = knob(False, "Judge what generate --recall would say, of the model and not of --against.")
     pairs: bool | None = knob(None, "Read the files as pairs, or as text; by default told by the files.")
     prompt_key: str | None = knob(None, "Field or column of the prompt.", panel=TEXT, metavar="NAME")
     completion_key: str | None = knob(None, "Field or column of the answer.", panel=TEXT, metavar="NAME")

@@ -203,4 +203,8 @@ class FinetuneSettings(Training, OneModel):
         most=10**6,
         panel=LENGTH,
     )
+    memory: str = knob(
+        "auto", "Keep the pairs in the model's folder, for generate --recall: auto does where it clearly helps.",
+        choices=("auto", "on", "off"), panel=RECORDS,
+    )  # fmt: skip
     show_example: bool = knob(False, "Show how a pair is read, as tokens, and stop.")

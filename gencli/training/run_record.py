@@ -19,6 +19,7 @@ FREE = frozenset(
         "config",
         "json",
         "quiet",
+        "memory",
         "model",
         "output",
         "time",

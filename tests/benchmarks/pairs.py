@@ -7,7 +7,7 @@ pretrained in the work folder for `--time` on the corpus of its language and the
 JSON line a figure, with the same figure of
 
 - TF-IDF of words (1-2) or of characters (2-4), the better of the two, with logistic regression on the same rows; for
-  free answers the answer to the most similar prompt by characters (2-4)
+  free answers the answer to the most similar prompt by characters (2-4), beside the model with and without --recall
 - the same model without pretraining: same shape, tokenizer and fine-tuning
 """
 
@@ -99,9 +99,9 @@ class Bench:
         gencli("finetune", train, "-m", base, "-o", output, "--overwrite", *self.finetune)
         return output, time.perf_counter() - began
 
-    def score(self, test: Path, model: Path) -> dict[str, Any]:
+    def score(self, test: Path, model: Path, *options: str) -> dict[str, Any]:
         """Return how a model scores on a file of pairs."""
-        lines = gencli("evaluate", test, "-m", model, "--json").splitlines()
+        lines = gencli("evaluate", test, "-m", model, "--json", *options).splitlines()
         record: dict[str, Any] = json.loads(lines[0])
         return record
 
@@ -154,13 +154,14 @@ def answers(bench: Bench, name: str, train: list[Row], test: list[Row]) -> None:
         file.write_text("".join(lines), encoding="utf-8")
     model, seconds = bench.tuned(files[0], bench.base("ko"), name)
     ours = bench.score(files[1], model)
+    recalled = bench.score(files[1], model, "--recall") if (model / "memory.jsonl").exists() else {}
     bare, _ = bench.tuned(files[0], bench.bare("ko"), f"{name}-bare")
     drawn = bench.score(files[1], bare)
     peer = nearest_answers(train, test)
     for figure in ("chrf", "token_f1", "exact_match", "bleu"):
         show(
-            f"{name}: {figure}", ours[figure], nearest_neighbour=peer[figure], without_pretraining=drawn[figure],
-            pairs=len(test),
+            f"{name}: {figure}", ours[figure], with_recall=recalled.get(figure), nearest_neighbour=peer[figure],
+            without_pretraining=drawn[figure], pairs=len(test),
         )  # fmt: skip
     surest = next(point for point in ours["coverage"] if point["coverage"] == 0.5)
     show(
