@@ -15,8 +15,10 @@ from gencli.errors import CorpusError
 from gencli.model.scoring import IGNORED, Batch
 from gencli.text.examples import Example
 from gencli.training.label_targets import Beliefs, LabelTargets
-from gencli.training.prompts import Changes
+from gencli.training.prompts import Changes, asked_of
 from gencli.training.shuffle import Shuffle
+
+_Row = tuple[int, list[int]]  # an example's number, and ids to put in the place of its prompt, if any
 
 CHANGES = 1  # tells random numbers for changed prompts from others of the same seed
 
@@ -100,7 +102,8 @@ class PairBatches(Batches):
     An epoch's shuffled examples are sorted by length within pools of `POOL` batches, or a twelfth of the epoch
     if that is more, then the batches are shuffled again: little padding, and still another composition in
     every epoch. An example of twice the weight comes twice as often; an epoch has as many as they add up to.
-    With `changes` the prompts are changed, another way each time.
+    With `changes` the prompts are changed, another way each time; those that are put together anew are so before all
+    are sorted.
     """
 
     POOL = 16
@@ -126,29 +129,42 @@ class PairBatches(Batches):
         return -(-self.drawn // self.rows)
 
     def batch(self, step: int) -> Batch:
-        examples = [self.examples[number] for number in self.numbers(step)]
+        rows = self._rows(step)
+        examples = [self.examples[number] for number, _ in rows]
         beliefs: Beliefs = {}
         if self.changes is not None:
             random = np.random.default_rng([self.seed, step, CHANGES])
-            examples, beliefs = self.changes.drawn(examples, random)
+            examples, beliefs = self.changes.drawn(examples, [spans for _, spans in rows], random)
         return padded(examples, self.padding, self.targets, beliefs)
 
     def numbers(self, step: int) -> list[int]:
         """Return which examples a step's rows are."""
+        return [number for number, _ in self._rows(step)]
+
+    def _rows(self, step: int) -> list[_Row]:
         epoch, place = divmod(step, self.steps_per_epoch)
         return self._order(epoch)[place]
 
-    def _order(self, epoch: int) -> list[list[int]]:
+    def _order(self, epoch: int) -> list[list[_Row]]:
         if getattr(self, "_ordered", (-1, []))[0] != epoch:
             random = np.random.default_rng([self.seed, epoch])
-            shuffled = random.permutation(self._draw(random)).tolist()
+            numbers = random.permutation(self._draw(random)).tolist()
+            spans = self.changes.spans(len(numbers), random) if self.changes else [[] for _ in numbers]
+            shuffled = list(zip(numbers, spans, strict=True))
             pool = self.rows * max(self.POOL, self.steps_per_epoch // 12)
             batches = []
             for start in range(0, len(shuffled), pool):
-                near = sorted(shuffled[start : start + pool], key=lambda i: len(self.examples[i].ids))
+                near = sorted(shuffled[start : start + pool], key=self._length)
                 batches += [near[i : i + self.rows] for i in range(0, len(near), self.rows)]
             self._ordered = epoch, [batches[i] for i in random.permutation(len(batches))]
         return self._ordered[1]
+
+    def _length(self, row: _Row) -> int:
+        """Return how many ids a row has; where its prompt is another than its example's, the answer may be so too."""
+        number, spans = row
+        example = self.examples[number]
+        start, end = asked_of(example) if spans else (0, 0)
+        return len(example.ids) + len(spans) - (end - start)
 
     def _draw(self, random: np.random.Generator) -> NDArray[np.int64]:
         """Return the numbers of an epoch's examples.

@@ -29,25 +29,35 @@ class Mixing:
     piece_bytes: Sequence[bytes]
     share: float
 
+    def spans(self, count: int, random: np.random.Generator) -> list[list[int]]:
+        """Return what to put in the place of so many prompts: ids, none where a prompt is to stay as it is."""
+        chosen = random.random(count) < self.share
+        return [self._spans(random) if each and self.prompts else [] for each in chosen.tolist()]
+
     def mixed(
-        self, examples: Sequence[Example], random: np.random.Generator, *, longest: int
+        self,
+        examples: Sequence[Example],
+        spans: Sequence[Sequence[int]],
+        random: np.random.Generator,
+        *,
+        longest: int,
     ) -> tuple[list[Example], Beliefs]:
-        """Return the examples with some replaced, of at most `longest` ids, and how likely labels are of these."""
-        shares = random.random(len(examples)) if self.prompts else np.ones(len(examples))
+        """Return the examples with the prompts that `spans` gives, and how likely labels are of these.
+
+        An example is then at most `longest` ids.
+        """
         others = longest - 1 - max(map(len, self.labels))  # than the label and the marker before it
-        rooms = {
-            row: others - asked_of(examples[row])[0] for row in np.flatnonzero(shares < self.share).tolist()
-        }
-        spans = {row: self._spans(random)[:room] for row, room in rooms.items() if room > 0}
-        if not spans:
+        asked = {row: ids[: max(0, others - asked_of(examples[row])[0])] for row, ids in enumerate(spans)}
+        asked = {row: ids for row, ids in asked.items() if ids}
+        if not asked:
             return list(examples), {}
-        beliefs = np.exp(self.ngrams.logprobs([self._text(ids) for ids in spans.values()]))
+        beliefs = np.exp(self.ngrams.logprobs([self._text(ids) for ids in asked.values()]))
         found = list(examples)
-        for (row, ids), belief in zip(spans.items(), beliefs, strict=True):
+        for (row, ids), belief in zip(asked.items(), beliefs, strict=True):
             number = int(np.searchsorted(np.cumsum(belief), random.random() * belief.sum()))
             label = self.labels[min(number, len(self.labels) - 1)]
             found[row] = _asked(examples[row], ids, label)
-        return found, dict(zip(spans, beliefs, strict=True))
+        return found, dict(zip(asked, beliefs, strict=True))
 
     def _spans(self, random: np.random.Generator) -> list[int]:
         """Return spans of some prompts, one after the other."""
@@ -67,8 +77,7 @@ class Mixing:
 class Changes:
     """What is done to prompts, in this order.
 
-    `mixing` makes new ones, with labels of their own, none longer than the longest it finds, so that there is little
-    to pad. `splits` writes a prompt in other pieces, if it is then at
+    `mixing` makes new ones, with labels of their own. `splits` writes a prompt in other pieces, if it is then at
     most `longest` tokens with its answer. About the share `hidden` of its tokens gives way to `gap`.
     """
 
@@ -78,17 +87,20 @@ class Changes:
     hidden: float = 0.0
     gap: int = 0
 
+    def spans(self, count: int, random: np.random.Generator) -> list[list[int]]:
+        """Return what to put in the place of so many prompts, before they are changed: none where one is to stay."""
+        return self.mixing.spans(count, random) if self.mixing is not None else [[] for _ in range(count)]
+
     def drawn(
-        self, examples: Sequence[Example], random: np.random.Generator
+        self, examples: Sequence[Example], spans: Sequence[Sequence[int]], random: np.random.Generator
     ) -> tuple[list[Example], Beliefs]:
-        """Return the examples, each changed in its own way, and of some how likely each label is.
+        """Return the examples, some with the prompts of `spans` and with how likely each label is then, all changed.
 
         What is drawn depends on the random numbers alone.
         """
         beliefs: Beliefs = {}
         if self.mixing is not None:
-            most = max(len(example.ids) for example in examples)
-            examples, beliefs = self.mixing.mixed(examples, random, longest=min(self.longest, most))
+            examples, beliefs = self.mixing.mixed(examples, spans, random, longest=self.longest)
         return [self._rewritten(example, random) for example in examples], beliefs
 
     def _rewritten(self, example: Example, random: np.random.Generator) -> Example:
