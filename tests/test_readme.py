@@ -59,7 +59,7 @@ def workplace(tmp_path: Path) -> Path:
     """Return a folder with the files that the README speaks of."""
     (tmp_path / "novels").mkdir()
     (tmp_path / "novels" / "one.txt").write_text(tiny_text(120), encoding="utf-8")
-    pairs = "".join(f'{{"prompt": "{n} 더하기 1은?", "completion": "{n + 1}"}}\n' for n in range(40))
+    pairs = "".join(f'{{"prompt": "{n} 더하기 1은?", "completion": "{n + 1}"}}\n' for n in range(240))
     (tmp_path / "pairs.jsonl").write_text(pairs, encoding="utf-8")
     (tmp_path / "test.jsonl").write_text(pairs, encoding="utf-8")
     reviews = "".join(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gencli.model.ngrams import MOST_READ, encoded, hashes_of, n_grams
+from gencli.model.ngrams import MOST_READ, distinct, encoded, hashes_of, n_grams
 
 _AT_ONCE = 1 << 20  # characters of texts whose n-grams are found together
 _PLACE_BITS = 16
@@ -86,7 +86,5 @@ def _of_some(texts: Sequence[str], first: int, end: int) -> tuple[NDArray[np.uin
         own = owners[: len(hashes)]
         within = own == owners[more:]  # what reaches into the next text is no n-gram
         found.append(hashes[within] << np.uint64(_PLACE_BITS) | own[within])
-    joint = np.concatenate(found)
-    joint.sort()
-    joint = joint[np.append(True, joint[1:] != joint[:-1])]
+    joint = distinct(np.concatenate(found))
     return joint >> np.uint64(_PLACE_BITS), (joint & np.uint64(_LAST)).astype(np.int64) + first

@@ -66,7 +66,7 @@ class Ngrams:
 def n_grams(text: str) -> NDArray[np.uint64]:
     """Return the hashes, of 48 bits and sorted, of the different n-grams at the end of a text, in small letters."""
     letters = np.frombuffer(encoded(text), np.uint32)
-    return np.unique(np.concatenate(list(hashes_of(letters))))
+    return distinct(np.concatenate(list(hashes_of(letters))))
 
 
 def encoded(text: str) -> bytes:
@@ -82,6 +82,12 @@ def hashes_of(letters: NDArray[np.uint32]) -> Iterator[NDArray[np.uint64]]:
         hashes = hashes[: len(codes) - length + 1] * _FACTORS[0] + codes[length - 1 :] * _FACTORS[1]
         hashes ^= hashes >> _FOLD
         yield hashes >> _KEPT
+
+
+def distinct(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Sort hashes where they stand, and return each once: sooner than np.unique does."""
+    hashes.sort()
+    return hashes[np.append(True, hashes[1:] != hashes[:-1])]
 
 
 def write_ngrams(path: Path, ngrams: Ngrams) -> None:
