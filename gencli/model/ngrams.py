@@ -87,7 +87,7 @@ def hashes_of(letters: NDArray[np.uint32]) -> Iterator[NDArray[np.uint64]]:
 def distinct(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Sort hashes where they stand, and return each once: sooner than np.unique does."""
     hashes.sort()
-    return hashes[np.append(True, hashes[1:] != hashes[:-1])]
+    return np.asarray(hashes[np.append(True, hashes[1:] != hashes[:-1])], np.uint64)
 
 
 def write_ngrams(path: Path, ngrams: Ngrams) -> None:
