@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,12 @@ from gencli.decoding.decoder import Token
 from gencli.decoding.engines import open_engine
 from gencli.decoding.labeller import Labeller
 from gencli.decoding.prompts import prompt_ids
-from gencli.decoding.recall import open_recaller
+from gencli.decoding.recall import Recaller, open_recaller
 from gencli.decoding.writing import grammar_of, write_texts
 from gencli.errors import UsageError
 from gencli.knobs import knobs_of, settings_of
 from gencli.model import folder
-from gencli.model.confidence import read_calibration
+from gencli.model.confidence import Calibration, read_calibration
 from gencli.settings import WritingChoice
 
 if TYPE_CHECKING:
@@ -30,6 +31,16 @@ class Model:
 
     folder: folder.ModelFolder
     engine: Engine
+
+    @cached_property
+    def calibrated(self) -> tuple[Calibration, str]:
+        """Return how sure the model may be, and what to know of that, read once."""
+        return read_calibration(self.folder.path)
+
+    @cached_property
+    def recaller(self) -> Recaller:
+        """Return what looks up answers in the model's memory, read once. Raises ModelError if it has none."""
+        return open_recaller(self.folder, self.engine, *self.calibrated)
 
 
 def open_model(
@@ -58,7 +69,7 @@ def generate(
     grammar = grammar_of(settings)
     if recall and (raw or grammar is not None):
         raise UsageError("recall goes without raw, regex and json_schema", hint="leave one of them out")
-    found = open_recaller(model.folder, model.engine).nearest([prompt], prompts)[0] if recall else None
+    found = model.recaller.nearest([prompt], prompts)[0] if recall else None
     events = write_texts(
         model.engine, tokenizer, prompts, settings,
         grammar=grammar, seed=settings.seed or 0, logprobs=0 if recall else None,
@@ -70,8 +81,8 @@ def generate(
             hint="raise max_new_tokens",
         )
     if found is not None:
-        calibration, _ = read_calibration(model.folder.path)
-        if found.confidence > calibration.confidence([token.logprob or 0.0 for token in tokens]):
+        own = model.calibrated[0].confidence([token.logprob or 0.0 for token in tokens])
+        if found.confidence > own:
             return found.pair.answer
     text = "".join(token.text for token in tokens)
     return text if chat else prompt + text

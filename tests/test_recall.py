@@ -156,7 +156,7 @@ def test_the_fit_says_what_is_found_on_the_pairs_of_the_fit(model: Path) -> None
     engine = open_engine(folder)
     fit = read_calibration(model)[0].recall
     assert fit is not None and fit.keys in KEYS_TRIED and fit.pairs == len(HELD_OUT)
-    recaller = open_recaller(folder, engine)
+    recaller = open_recaller(folder, engine, *read_calibration(model))
     prompts = [prompt_ids(folder.tokenizer, pair.prompt, chat=True) for pair in HELD_OUT]
     found = recaller.nearest([pair.prompt for pair in HELD_OUT], prompts)
     right = [token_f1(near.pair.answer, pair.completion) for near, pair in zip(found, HELD_OUT, strict=True)]

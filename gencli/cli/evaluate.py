@@ -126,7 +126,7 @@ def _on_pairs(
     if note:
         screen.note(note)
     engine = _writer(folder, model, runtime)
-    recaller = open_recaller(folder, engine) if settings.recall else None
+    recaller = open_recaller(folder, engine, calibration, note) if settings.recall else None
     found = [
         score_pairs(
             file,

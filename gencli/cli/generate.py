@@ -56,7 +56,7 @@ def generate(settings: GenerateSettings) -> None:
     engine = open_engine(folder, engine=settings.engine, device=settings.device, precision=settings.precision)
     chat = folder.is_chat and not settings.raw
     sureness = open_sureness(settings, folder.path, screen)
-    recaller = open_recaller(folder, engine) if settings.recall else None
+    recaller = open_recaller(folder, engine, sureness.calibration, sureness.note) if settings.recall else None
     writer = Writer(
         settings, engine, folder.tokenizer, chat, settings.seed or 0, screen, sureness, grammar, recaller
     )

@@ -20,10 +20,14 @@ COLOURS = ((0.1, "red"), (0.3, "yellow"), (0.6, "cyan"))
 
 @dataclass(frozen=True)
 class Sureness:
-    """Turns tokens' log-probabilities into a confidence, and withholds texts below `abstain`."""
+    """Turns tokens' log-probabilities into a confidence, and withholds texts below `abstain`.
+
+    `note` is what a user should know of the calibration.
+    """
 
     calibration: Calibration
     abstain: float | None = None
+    note: str = ""
 
     def of(self, tokens: Sequence[Token]) -> float:
         """Return the confidence in a text of these tokens."""
@@ -57,7 +61,7 @@ def open_sureness(settings: GenerateSettings, path: object, screen: Screen) -> S
     calibration, note = read_calibration(Path(str(path)))
     if note:
         screen.note(note)
-    return Sureness(calibration, settings.abstain)
+    return Sureness(calibration, settings.abstain, note)
 
 
 def wants_logprobs(settings: GenerateSettings) -> bool:

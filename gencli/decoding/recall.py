@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gencli.decoding.many import batches_by_length
 from gencli.decoding.trie import fitted
 from gencli.errors import ModelError
-from gencli.model.confidence import CALIBRATION, RecallFit, read_calibration
+from gencli.model.confidence import CALIBRATION, Calibration, RecallFit
 from gencli.model.memory import KEYS, ROWS, Floats, Memory, Remembered, memory_digests, read_memory
 
 if TYPE_CHECKING:
@@ -59,9 +59,11 @@ class Recaller:
         ]
 
 
-def open_recaller(folder: ModelFolder, engine: Engine) -> Recaller:
-    """Return what looks up answers for the model in a folder. Raises ModelError if it has no memory of its own."""
-    calibration, note = read_calibration(folder.path)
+def open_recaller(folder: ModelFolder, engine: Engine, calibration: Calibration, note: str) -> Recaller:
+    """Return what looks up answers for the model in a folder, with what `read_calibration` says of that.
+
+    Raises ModelError if it has no memory of its own.
+    """
     fit = calibration.recall
     if fit is None:
         raise ModelError(

@@ -47,8 +47,8 @@ class Mixing:
         An example is then at most `longest` ids.
         """
         others = longest - 1 - max(map(len, self.labels))  # than the label and the marker before it
-        asked = {row: ids[: max(0, others - asked_of(examples[row])[0])] for row, ids in enumerate(spans)}
-        asked = {row: ids for row, ids in asked.items() if ids}
+        rooms = {row: others - asked_of(examples[row])[0] for row, ids in enumerate(spans) if ids}
+        asked = {row: spans[row][:room] for row, room in rooms.items() if room > 0}
         if not asked:
             return list(examples), {}
         beliefs = np.exp(self.ngrams.logprobs([self._text(ids) for ids in asked.values()]))
