@@ -22,6 +22,7 @@ import torch
 
 import gencli.cli  # noqa: F401  registers the commands
 from gencli.cli.app import run
+from gencli.model import compiled_norms
 from gencli.model.folder import Arrays, publish
 from gencli.model.gpt import GPT
 from gencli.model.shape import Shape
@@ -171,6 +172,13 @@ def tiny_shape(vocabulary: int = 400, **changes: int) -> Shape:
         "context": 64,
     }
     return Shape(vocabulary=vocabulary, **{**numbers, **changes})
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def norms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with norms of compiled code, and with those that serve other devices."""
+    if request.param == "torch":
+        monkeypatch.setattr(compiled_norms, "are_made_of", lambda *_: False)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from gencli.model import fused
+from gencli.model import compiled_norms, fused
 
 EPSILON = 1e-6
 
@@ -33,6 +33,7 @@ def turned(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
 
 
+@pytest.mark.usefixtures("norms")
 def test_rms_norm() -> None:
     x, weight = drawn(3, 5, 24), drawn(24, seed=1)
     same_with_gradients(
@@ -40,6 +41,7 @@ def test_rms_norm() -> None:
     )
 
 
+@pytest.mark.usefixtures("norms")
 def test_rms_norm_of_transposed_rows() -> None:
     x, weight = drawn(5, 3, 24), drawn(24, seed=1)
     plain = F.rms_norm(x.transpose(0, 1), (24,), weight, EPSILON)
@@ -54,6 +56,7 @@ def test_swiglu() -> None:
 
 def test_rms_norm_of_more_rows_than_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "ROWS_IN_CACHE", 4)
+    monkeypatch.setattr(compiled_norms, "are_made_of", lambda *_: False)
     x, weight = drawn(3, 5, 24), drawn(24, seed=1)
     same_with_gradients(
         fused.rms_norm(x, weight, EPSILON), F.rms_norm(x, (24,), weight, EPSILON), [x, weight]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from gencli.errors import ModelError
+from gencli.model import places
 from gencli.model.cache import KVCache
-from gencli.model.gpt import GPT
+from gencli.model.gpt import GPT, MLP
 from gencli.model.shape import PRESETS, Shape, hidden_for, preset, reshaped
 from tests.conftest import random_model, tiny_shape
 
@@ -29,6 +33,7 @@ def tokens_for(model: GPT, rows: int, count: int, seed: int = 1) -> torch.Tensor
     return torch.randint(0, model.shape.vocabulary, (rows, count), generator=generator)
 
 
+@pytest.mark.usefixtures("norms")
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_logits_are_those_of_hugging_face(kv_heads: int) -> None:
     model = random_model(tiny_shape(kv_heads=kv_heads))
@@ -81,6 +86,38 @@ def test_forked_and_picked_rows_go_on_alone() -> None:
 def _rewound(cache: KVCache, length: int) -> KVCache:
     cache.rewind([length] * len(cache.lengths))
     return cache
+
+
+@pytest.mark.usefixtures("norms")
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=npst.arrays(np.bool_, (4, 9)))
+def test_logits_at_some_places_and_their_gradients_equal_those_of_all(asked: NDArray[np.bool_]) -> None:
+    model = random_model(tiny_shape())
+    ids = tokens_for(model, *asked.shape)
+    at = torch.from_numpy(asked).flatten().nonzero()[:, 0]
+    found: list[list[torch.Tensor]] = []
+    for logits in (model(ids, at=at), model(ids).flatten(0, 1)[at]):
+        model.zero_grad()
+        logits.square().sum().backward()
+        found.append([logits.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1])
+    for own, other in zip(*found, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-3)
+
+
+def test_what_nothing_asked_for_depends_on_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "MULTIPLE", 1)
+    model = random_model(tiny_shape())
+    seen: list[int] = []
+    for module in model.modules():
+        if isinstance(module, MLP):
+            module.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    model(torch.zeros(3, 10, dtype=torch.long), at=torch.tensor([2, 4, 25]))
+    assert seen == [5 + 6, 3]
+    monkeypatch.setattr(places, "MULTIPLE", 16)
+    seen.clear()
+    model(torch.zeros(3, 10, dtype=torch.long), at=torch.tensor([2, 4, 25]))
+    assert seen == [16, 3]
 
 
 def test_a_token_never_sees_a_later_one() -> None:

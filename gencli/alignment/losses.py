@@ -20,10 +20,10 @@ SMALLEST_SPREAD = 1e-4  # added to the standard deviation of a group's rewards
 def answer_logprobs(model: GPT, tokens: Tensor, targets: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Return the log-probability (B, T) of each target after the tokens (B, T), 0 where it is IGNORED.
 
-    The distribution is the one that is drawn from at `temperature`. Only what is asked for passes the head.
+    The distribution is the one that is drawn from at `temperature`. Only what that needs is computed.
     """
     learned = targets != IGNORED
-    logits = model.lm_head(model.hidden(tokens)[learned]).float() / temperature  # (N, V)
+    logits = model(tokens, at=learned.flatten().nonzero()[:, 0]).float() / temperature  # (N, V)
     found = -F.cross_entropy(logits, targets[learned], reduction="none")
     return found.new_zeros(targets.shape).masked_scatter(learned, found)
 

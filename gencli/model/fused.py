@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from gencli.model import compiled_norms
+
 QUERIES_AT_ONCE = 128  # rows of the attention matrix that are made together
 ROWS_IN_CACHE = 1024  # rows that a norm works on at a time
 LONGEST_STORED = 2048  # tokens up to which a step keeps the attention matrix for its backward pass
@@ -32,6 +34,8 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     if x.is_cuda:
         return F.rms_norm(x, weight.shape, weight.to(x.dtype), epsilon).to(dtype)
+    if compiled_norms.are_made_of(x, weight):
+        return compiled_norms.rms_norm(x, weight, epsilon, dtype)
     return cast(Tensor, _RMSNorm.apply(x, weight, epsilon, dtype))  # type: ignore[no-untyped-call]
 
 

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gencli.model import compiled_norms
 from gencli.model.cache import KVCache
 from gencli.model.fused import dropout, heads_in_place, masked_attention, rms_norm, swiglu
+from gencli.model.places import Places, evened, up_to
 from gencli.model.shape import Shape
 
 
@@ -61,21 +63,41 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(D, shape.norm_epsilon)
         self.k_norm = RMSNorm(D, shape.norm_epsilon)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
-        B, T, _ = x.shape  # (B, T, C)
-        D = self.head_width
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None, places: Places | None
+    ) -> Tensor:
         joint = joint_linear(x, self.q_proj, self.k_proj, self.v_proj)
-        q, k, v = joint.split([self.heads * D, self.kv_heads * D, self.kv_heads * D], dim=-1)  # type: ignore[no-untyped-call]
-        q = self.q_norm.per_head(q.view(B, T, self.heads, D), rotation)  # (B, H, T, D)
-        k = self.k_norm.per_head(k.view(B, T, self.kv_heads, D), rotation)  # (B, G, T, D)
-        v = v.view(B, T, self.kv_heads, D).transpose(1, 2)  # (B, G, T, D)
+        if cache is None and compiled_norms.are_made_of(joint, self.q_norm.weight):
+            q, k, v = self._compiled_heads(joint, rotation, places)
+        else:
+            q, k, v = self._heads(joint if places is None else places.spread(joint), rotation)
         if cache is None:
             y = masked_attention(q, *self._for_all_heads(k, v))
         else:
-            mask = cache.mask(T)
+            mask = cache.mask(q.size(2))
             k, v = self._for_all_heads(*cache.append(self.layer, k, v))  # (B, H, S, D)
             y = F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=mask)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, self.heads * D))  # type: ignore[no-any-return]
+        together = y.transpose(1, 2).flatten(2) if places is None else places.gathered(y)
+        return self.o_proj(together)  # type: ignore[no-any-return]
+
+    def _heads(self, joint: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, H, T, D), keys and values (B, G, T, D) from joint (B, T, (H + 2 G) D)."""
+        B, T, _ = joint.shape
+        H, G, D = self.heads, self.kv_heads, self.head_width
+        q, k, v = joint.split([H * D, G * D, G * D], dim=-1)  # type: ignore[no-untyped-call]
+        q = self.q_norm.per_head(q.view(B, T, H, D), rotation)
+        k = self.k_norm.per_head(k.view(B, T, G, D), rotation)
+        return q, k, v.view(B, T, G, D).transpose(1, 2)
+
+    def _compiled_heads(
+        self, joint: Tensor, rotation: tuple[Tensor, Tensor], places: Places | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the same from joint (B, T, (H + 2 G) D), or (N, (H + 2 G) D) of some places."""
+        B, T = joint.shape[:2] if places is None else (places.rows, places.length)
+        at = torch.arange(B * T) if places is None else places.comes
+        weights = torch.stack((self.q_norm.weight, self.k_norm.weight))
+        size = (B, T, self.heads, self.kv_heads)
+        return compiled_norms.heads(joint.flatten(0, -2), weights, self.q_norm.epsilon, rotation, at, size)
 
     def _for_all_heads(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values (B, H, S, D) of every head, from those that heads share (B, G, S, D)."""
@@ -108,8 +130,12 @@ class Block(nn.Module):
         self.mlp = MLP(shape)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
-        x = x + self.drop(self.self_attn(self.input_layernorm(x), rotation, cache))
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None, places: Places | None = None
+    ) -> Tensor:
+        """Return the stream (B, T, C) after the block; with `places`, from (N, C) those (M, C) that go out."""
+        branch = self.drop(self.self_attn(self.input_layernorm(x), rotation, cache, places))
+        x = (x if places is None else places.carried(x)) + branch
         return x + self.drop(self.mlp(self.post_attention_layernorm(x)))
 
     def drop(self, branch: Tensor) -> Tensor:
@@ -144,10 +170,10 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor, cache: KVCache | None = None, at: Tensor | None = None) -> Tensor:
         """Return logits (B, T, V); with a cache, `tokens` continue what it holds and are added to it.
 
-        With `at`, numbers of N places counted through all rows, only their logits (N, V) are made.
+        With `at`, rising numbers of N places counted through all rows, only their logits (N, V) are made, and
+        what they depend on. It can't be had with a cache.
         """
-        hidden = self.hidden(tokens, cache)
-        return self.lm_head(hidden if at is None else hidden.flatten(0, 1)[at])  # type: ignore[no-any-return]
+        return self.lm_head(self.hidden(tokens, cache) if at is None else self._hidden_at(tokens, at))  # type: ignore[no-any-return]
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Return the vectors (B, T, C) that the head turns into logits."""
@@ -165,6 +191,20 @@ class GPT(nn.Module):
             x = block(x, rotation, cache)
         if cache is not None:
             cache.advance(T)
+        return self.model.norm(x)  # type: ignore[no-any-return]
+
+    def _hidden_at(self, tokens: Tensor, at: Tensor) -> Tensor:
+        """Return the vectors (N, C) at some places of the batch."""
+        tokens, at = evened(tokens, at, most=self.shape.context)
+        B, T = tokens.shape
+        rotation = self.cosines[:T], self.sines[:T]  # (T, D / 2)
+        needed = up_to(at, B, T)
+        x = self.model.embed_tokens(tokens.flatten()[needed])
+        *before, last = self.model.layers
+        places = Places(B, T, needed)
+        for block in before:
+            x = block(x, rotation, None, places)
+        x = last(x, rotation, None, Places(B, T, needed, at))
         return self.model.norm(x)  # type: ignore[no-any-return]
 
     @torch.no_grad()
