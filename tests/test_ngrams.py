@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics.helpers import extract_all_char_ngrams
+from torch.nn import functional as F
 
 from gencli.errors import ModelError
 from gencli.evaluation.calibration import fit_ngrams
@@ -96,6 +98,43 @@ def test_probabilities_are_the_softmax_of_summed_vectors_and_the_bias() -> None:
         logits += bias
         expected = np.exp(logits) / np.exp(logits).sum()
         assert np.exp(Ngrams(known, vectors, bias).logprobs([text])[0]) == pytest.approx(expected)
+
+
+def test_learning_is_adagrad_on_the_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against torch's own derivatives and its AdaGrad, batch by batch."""
+    monkeypatch.setattr(ngram_fitting, "EPOCHS", 2)
+    texts, labels = texts_and_labels(70)
+    shares = np.linspace(0.5, 2.0, 70, dtype=np.float32)
+    grams = [n_grams(text) for text in texts]
+    found = ngram_fitting._learned(grams, np.array(labels), 2, shares)
+    vectors = torch.zeros(found.vectors.shape, dtype=torch.float64, requires_grad=True)
+    random = np.random.default_rng(0)
+    order = np.concatenate([random.permutation(70) for _ in range(2)])
+    steps = -(-len(order) // ngram_fitting.ROWS)
+    adagrad = torch.optim.Adagrad([vectors], lr=ngram_fitting.RATE)
+    for step in range(steps):
+        rows = order[step * ngram_fitting.ROWS : (step + 1) * ngram_fitting.ROWS].tolist()
+        places = [found.places(grams[row]) for row in rows]
+        logits = torch.stack([vectors[own].sum(dim=0) / len(own) ** 0.5 for own in places])
+        losses = F.cross_entropy(logits, torch.tensor([labels[row] for row in rows]), reduction="none")
+        adagrad.param_groups[0]["lr"] = ngram_fitting.RATE * (1 - step / steps)
+        adagrad.zero_grad()
+        (losses * torch.from_numpy(shares[rows])).mean().backward()  # type: ignore[no-untyped-call]
+        adagrad.step()
+    np.testing.assert_allclose(found.vectors, vectors.detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
+@given(seed=st.integers(0, 1000), count=st.integers(2, 5), rows=st.integers(0, 30))
+def test_no_other_bias_costs_less(seed: int, count: int, rows: int) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(rows, count)) * 3
+    logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    truth, shares = random.integers(0, count, rows), random.random(rows).astype(np.float32)
+    bias = torch.tensor(ngram_fitting._bias(logprobs, truth, shares), dtype=torch.float64, requires_grad=True)
+    losses = F.cross_entropy(torch.from_numpy(logprobs) + bias, torch.from_numpy(truth), reduction="none")
+    cost = (losses * torch.from_numpy(shares)).sum() + bias.square().sum() / 2
+    (gradient,) = torch.autograd.grad(cost, bias)
+    assert gradient.abs().max() < 1e-4
 
 
 def test_the_same_examples_make_the_same_ngrams() -> None:

@@ -158,6 +158,10 @@ class Tokenizer:
     def encode_parts(self, parts: list[bytes], *, threads: int) -> list[Ids]:
         """Return the ids of each part of a text, as UTF-8 in NFC, with nothing cut or normalised."""
         threads = max(1, min(threads, len(parts)))
+        if (
+            threads == 1
+        ):  # the library begins a thread for any list, which takes as long as some 10 short texts
+            return [self._processor.encode(part, return_type="numpy") for part in parts]
         encoded: list[Ids] = self._processor.encode(parts, return_type="numpy", num_threads=threads)
         return encoded
 

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
+from gencli.kernels.machine_code import Function
 from gencli.model.ngrams import Ngrams, n_grams
 
 FEWEST = 2  # texts that an n-gram is in, to count
 MOST_WEIGHTS = 1 << 24  # of the n-grams that are in most texts
 EPOCHS, ROWS, RATE = 10, 32, 0.2
-FOLDS, JUDGED, BIAS_STEPS = 5, 4000, 100
+FOLDS, JUDGED = 5, 4000
+BIAS_STEPS, BIAS_EXACT_TO = 100, 1e-6
+_learn = Function("evidence", "learn")
 
 
 def fitted_ngrams(
@@ -33,7 +33,7 @@ def fitted_ngrams(
     for `JUDGED` texts, are each labelled by what all the others teach, and the bias of least cost there is taken.
     """
     grams = [n_grams(text) for text in texts]
-    truth, shares = torch.tensor(labels), torch.tensor(weights or [1.0] * len(texts), dtype=torch.float32)
+    truth, shares = np.array(labels, np.int64), np.array(weights or [1.0] * len(texts), np.float32)
     folds = np.array([zlib.crc32(text.encode("utf-8", "replace")) % FOLDS for text in texts])
     judged: list[int] = []
     logprobs = [np.zeros((0, count))]
@@ -43,55 +43,65 @@ def fitted_ngrams(
             taught = _learned([grams[each] for each in others], truth[others], count, shares[others])
             logprobs.append(taught.logprobs([texts[each] for each in inside]))
             judged += inside
-    bias = _bias(torch.from_numpy(np.concatenate(logprobs)), truth[judged], shares[judged])
+    bias = _bias(np.concatenate(logprobs), truth[judged], shares[judged])
     return replace(_learned(grams, truth, count, shares), bias=bias)
 
 
-def _bias(logprobs: Tensor, truth: Tensor, shares: Tensor) -> NDArray[np.float32]:
+def _bias(
+    logprobs: NDArray[np.float64], truth: NDArray[np.int64], shares: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Return what to add for each label (K,) so that true ones cost least, from log-probabilities (N, K).
 
     It is drawn towards 0 as by a normal distribution of variance 1. Of a rare label fewer n-grams are known than of
-    the others, so that without it too few texts get that label.
+    the others, so that without it too few texts get that label. Found by Newton's method, a step halved while it
+    does not help.
     """
-    bias = torch.zeros(logprobs.shape[1], dtype=torch.float64, requires_grad=True)
-    search = torch.optim.LBFGS([bias], max_iter=BIAS_STEPS, line_search_fn="strong_wolfe")
+    own = np.zeros(logprobs.shape)
+    own[np.arange(len(truth)), truth] = 1
 
-    def cost() -> Tensor:
-        search.zero_grad()
-        losses = F.cross_entropy(logprobs + bias, truth, reduction="none")
-        total = (losses * shares).sum() + bias.square().sum() / 2
-        total.backward()  # type: ignore[no-untyped-call]
-        return total.detach()
+    def likely(bias: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logits = logprobs + bias
+        logits -= logits.max(axis=1, initial=-np.inf, keepdims=True)
+        found = np.exp(logits)
+        sums = found.sum(axis=1, keepdims=True)
+        costs = np.log(sums[:, 0]) - (logits * own).sum(axis=1)
+        return float(costs @ shares + bias @ bias / 2), found / sums
 
-    search.step(cost)  # type: ignore[no-untyped-call]
-    return bias.detach().float().numpy()
+    bias = np.zeros(logprobs.shape[1])
+    cost, found = likely(bias)
+    for _ in range(BIAS_STEPS):
+        shared = found * shares[:, None]
+        gradient = (shared - own * shares[:, None]).sum(axis=0) + bias
+        curvature = np.diag(shared.sum(axis=0) + 1) - found.T @ shared
+        step = np.linalg.solve(curvature, gradient)
+        while (trial := likely(bias - step))[0] > cost and np.abs(step).max() > BIAS_EXACT_TO:
+            step /= 2
+        bias, (cost, found) = bias - step, trial
+        if np.abs(step).max() <= BIAS_EXACT_TO:
+            break
+    return bias.astype(np.float32)
 
 
-def _learned(grams: Sequence[NDArray[np.uint64]], truth: Tensor, count: int, shares: Tensor) -> Ngrams:
+def _learned(
+    grams: Sequence[NDArray[np.uint64]], truth: NDArray[np.int64], count: int, shares: NDArray[np.float32]
+) -> Ngrams:
     """Return n-grams learned from texts that have these.
 
     Each text is seen `EPOCHS` times, the rate of AdaGrad (Duchi et al. 2011) falling to nothing.
     """
     known = _known(grams, most=max(1, MOST_WEIGHTS // count))
-    ngrams = Ngrams(known, np.zeros((len(known) + 1, count), np.float32), np.zeros(count, np.float32))
-    places = [torch.from_numpy(ngrams.places(each)) for each in grams]
-    vectors = torch.from_numpy(ngrams.vectors).requires_grad_()
-    squares = torch.zeros_like(vectors)
+    unlearned = Ngrams(known, np.zeros((len(known) + 1, count), np.float32), np.zeros(count, np.float32))
+    places = [unlearned.places(each) for each in grams]
+    sizes = [len(each) for each in places]
     random = np.random.default_rng(0)
-    orders = [random.permutation(len(grams)) for _ in range(EPOCHS)]
-    batches = [
-        order[first : first + ROWS].tolist() for order in orders for first in range(0, len(order), ROWS)
-    ]
-    for step, batch in enumerate(batches):
-        logits = _logits([places[number] for number in batch], vectors)
-        losses = F.cross_entropy(logits, truth[batch], reduction="none")
-        (gradient,) = torch.autograd.grad((losses * shares[batch]).mean(), vectors)
-        gradient = gradient.coalesce()
-        at, change = gradient.indices()[0], gradient.values()
-        with torch.no_grad():
-            squares[at] += change**2
-            vectors[at] -= RATE * (1 - step / len(batches)) * change / (squares[at].sqrt() + 1e-10)
-    return ngrams
+    order = np.concatenate([random.permutation(len(grams)) for _ in range(EPOCHS)])
+    vectors = np.zeros((len(known) + 1, 3 * count), np.float32)
+    met, logits = np.empty(ROWS * max(sizes), np.int64), np.empty(count, np.float32)
+    _learn.call(
+        order, ROWS, np.cumsum([0, *sizes]), np.concatenate(places), truth, shares,
+        np.array([RATE], np.float32), vectors, met, logits,
+    )()  # fmt: skip
+    return replace(unlearned, vectors=np.ascontiguousarray(vectors[:, :count]))
 
 
 def _known(grams: Sequence[NDArray[np.uint64]], *, most: int) -> NDArray[np.uint64]:
@@ -100,10 +110,3 @@ def _known(grams: Sequence[NDArray[np.uint64]], *, most: int) -> NDArray[np.uint
     fewest = FEWEST if len(found) <= most else max(FEWEST, int(np.partition(often, -most)[-most]) + 1)
     known: NDArray[np.uint64] = found[often >= fewest]
     return known
-
-
-def _logits(places: Sequence[Tensor], vectors: Tensor) -> Tensor:
-    sizes = torch.tensor([len(each) for each in places])
-    starts = sizes.cumsum(0) - sizes
-    sums = F.embedding_bag(torch.cat(list(places)), vectors, starts, mode="sum", sparse=True)
-    return sums / sizes.sqrt()[:, None]
