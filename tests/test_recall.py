@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from gencli.model.ngram_index import NgramIndex
 from gencli.model.ngrams import n_grams
 from gencli.text.pairs import Pair, Turn
 from gencli.text.tokenizer import Tokenizer
-from tests.conftest import WORDS, Cli
+from tests.conftest import WORDS, Cli, Outcome
 from tests.labelling import LABELS, labeller
 
 LEARNED = [
@@ -228,6 +230,35 @@ def test_generate_says_the_surer_answer_and_where_it_is_from(cli: Cli, model: Pa
     assert rows[3]["confidence"] == pytest.approx(told["confidence"], abs=1e-4)
 
 
+def test_a_chat_looks_answers_up(cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    near, turns = LEARNED[6], f"{HELD_OUT[3].prompt}\n{HELD_OUT[0].prompt}\n"
+
+    def talk(*more: str) -> Outcome:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(turns.encode()), "utf-8"))
+        return cli("chat", "-m", model, "-n", 6, "-s", 1, "--recall", *more)
+
+    outcome = talk()
+    assert outcome.code == 0 and outcome.out == f"{near.completion}\n{LEARNED[0].completion}\n"
+    assert f'from pairs.jsonl:{near.line}: "{near.prompt}"' in outcome.err and "cut at" not in outcome.err
+    told: list[Any] = talk("--json").records
+    assert [row["text"] for row in told] == [near.completion, LEARNED[0].completion]
+    assert told[0]["recalled"]["line"] == near.line and told[0]["confidence"] > 0.5
+
+
+def test_a_chat_says_its_own_answer_where_that_is_surer(
+    cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = json.loads((model / CALIBRATION).read_text())
+    values["recall"] |= {"slope": 0.0, "offset": -50.0}
+    (model / CALIBRATION).write_text(json.dumps(values))
+    said = []
+    for more in ([], ["--recall"]):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n"), "utf-8"))
+        outcome = cli("chat", "-m", model, "-n", 6, "-s", 1, *more)
+        said.append((outcome.code, outcome.out))
+    assert said[0] == said[1]
+
+
 def test_the_model_speaks_for_itself_where_it_is_surer(cli: Cli, model: Path) -> None:
     options = ["-m", model, "-n", 6, "-s", 1, "--show-confidence"]
     values = json.loads((model / CALIBRATION).read_text())
@@ -328,6 +359,20 @@ def test_finetune_keeps_what_it_learned_from_if_that_helps(
     again = [*options[:-1], "off", "--overwrite"]
     assert cli("finetune", learned, *again, "--validation-pairs", held_out).code == 0
     assert not (output / ROWS).exists() and not (output / KEYS).exists()
+
+
+def test_pairs_set_aside_are_remembered_and_no_help_in_the_fit(
+    cli: Cli, tmp_path: Path, model_folder: Path
+) -> None:
+    pairs = jsonl(tmp_path / "pairs.jsonl", [*LEARNED, *HELD_OUT])
+    output = tmp_path / "qa"
+    options = ["-m", model_folder, "-o", output, "--steps", 2, "--task", "answer", "--memory", "on"]
+    outcome = cli("finetune", pairs, *options, "--validation", 0.5)
+    assert outcome.code == 0, outcome.err
+    rows = [json.loads(line) for line in (output / ROWS).read_text(encoding="utf-8").splitlines()]
+    assert {row["prompt"] for row in rows} == {pair.prompt for pair in (*LEARNED, *HELD_OUT)}
+    fit = read_calibration(output)[0].recall
+    assert fit is not None and fit.recalled < 0.99  # else each had found itself
 
 
 def test_a_resumed_run_keeps_the_same_memory(cli: Cli, tmp_path: Path, model_folder: Path) -> None:

@@ -19,6 +19,7 @@ from gencli.settings import ChatSettings
 if TYPE_CHECKING:
     from gencli.cli.chat_file import ChatFiles
     from gencli.cli.lines import Keyboard, Piped
+    from gencli.cli.recalling import Recalling
     from gencli.decoding.conversation import Conversation
     from gencli.decoding.decoder import Engine, Slide, Token
     from gencli.model.folder import ModelFolder
@@ -76,18 +77,23 @@ class Talk:
     files: ChatFiles
     screen: Screen
     seed: int
+    recalling: Recalling | None = None
     count: int = 0  # answers so far: each has a random stream of its own
 
 
 def _opened(settings: ChatSettings, screen: Screen, files: ChatFiles) -> Talk:
     from gencli.cli.places import cache_folder
+    from gencli.cli.recalling import open_recalling
     from gencli.decoding.conversation import Conversation
     from gencli.decoding.engines import open_engine
     from gencli.decoding.reuse import ReusingEngine
     from gencli.model.folder import open_model
 
     folder = open_model(settings.model, cache_folder())
-    engine = open_engine(folder, engine=settings.engine, device=settings.device, precision=settings.precision)
+    engine = ReusingEngine(
+        open_engine(folder, engine=settings.engine, device=settings.device, precision=settings.precision)
+    )
+    recalling = open_recalling(folder, engine, screen) if settings.recall else None
     conversation = Conversation(
         folder.tokenizer,
         context=engine.context,
@@ -96,7 +102,7 @@ def _opened(settings: ChatSettings, screen: Screen, files: ChatFiles) -> Talk:
         remember=_remembered(settings, folder, screen),
     )
     seed = secrets.randbits(31) if settings.seed is None else settings.seed
-    return Talk(settings, ReusingEngine(engine), folder.tokenizer, conversation, files, screen, seed)
+    return Talk(settings, engine, folder.tokenizer, conversation, files, screen, seed, recalling)
 
 
 def _remembered(settings: ChatSettings, folder: ModelFolder, screen: Screen) -> int | None:
@@ -199,7 +205,7 @@ class _Answer:
     """What was written, and what is to be told after it."""
 
     text: str = ""
-    tokens: int = 0
+    tokens: list[Token] = field(default_factory=list)
     finish: str = "interrupted"
     ended: bool = False  # by the model itself
     forgotten: int = 0
@@ -223,11 +229,12 @@ def answer(talk: Talk, question: str) -> bool:
             if stop.asked or written.finish != "interrupted":
                 break
     talk.count += 1
+    said = _said(talk, written, question, prompt.ids)
     if talk.settings.json:
         emit(
             {"event": "answer", "turn": talk.count, "prompt": question, "text": written.text,
-             "tokens": written.tokens, "finish": written.finish, "seed": talk.seed,
-             "forgotten": written.forgotten}
+             "tokens": len(written.tokens), "finish": written.finish, "seed": talk.seed,
+             "forgotten": written.forgotten, **said}
         )  # fmt: skip
     else:
         write("\n")
@@ -235,6 +242,25 @@ def answer(talk: Talk, question: str) -> bool:
         talk.conversation.exchanges.append(Exchange(question, written.text))
     _tell_end(talk, written)
     return written.finish != "interrupted"
+
+
+def _said(talk: Talk, written: _Answer, question: str, prompt: list[int]) -> dict[str, object]:
+    """Write an answer that had to wait for what is looked up; return, as part of a record, what that came to."""
+    from gencli.ui import write
+
+    if talk.recalling is None:
+        return {}
+    said: dict[str, object] = {}
+    found = None
+    if written.finish != "interrupted":
+        said, found = talk.recalling.surer(written.tokens, question, prompt)
+        written.text = str(said["text"])
+        written.finish = "stop" if found is not None else written.finish
+    if not talk.settings.json:
+        write(written.text)
+        if found is not None:
+            talk.recalling.tell_source(found)
+    return said
 
 
 def _events(talk: Talk, prompt: list[int]) -> Iterator[Token | Slide]:
@@ -246,8 +272,9 @@ def _events(talk: Talk, prompt: list[int]) -> Iterator[Token | Slide]:
     keep = max(talk.settings.keep, talk.conversation.head) if talk.settings.keep else 0
     settings = dataclasses.replace(talk.settings, keep=keep)
     events = write_texts(
-        talk.engine, talk.tokenizer, [prompt], settings, seed=talk.seed, numbers=[talk.count]
-    )
+        talk.engine, talk.tokenizer, [prompt], settings, seed=talk.seed, numbers=[talk.count],
+        logprobs=None if talk.recalling is None else 0,
+    )  # fmt: skip
     with talk.screen.patient("compiling the decoding loop for this machine, once"):
         first = next(events)
     yield from itertools.chain([first], events)
@@ -260,11 +287,11 @@ def _take(written: _Answer, event: Token | Slide, talk: Talk) -> None:
     if isinstance(event, Slide):
         written.slides.append(event)
         return
-    written.tokens += 1
+    written.tokens.append(event)
     written.text += event.text
     written.finish = event.finish or written.finish
     written.ended = event.finish == "stop" and event.id == talk.tokenizer.eos
-    if event.text and not talk.settings.json:
+    if event.text and not talk.settings.json and talk.recalling is None:
         write(event.text)
 
 
@@ -287,7 +314,7 @@ def _tell_end(talk: Talk, written: _Answer) -> None:
     if written.finish == "interrupted":
         note("stopped", "dim")
     elif written.finish == "length":
-        note(f"cut at {written.tokens:,} tokens; -n gives more", "dim")
+        note(f"cut at {len(written.tokens):,} tokens; -n gives more", "dim")
     if not written.text.strip():
         note("there was no answer, so this turn is forgotten", "dim")
     elif written.ended and not talk.conversation.chat:

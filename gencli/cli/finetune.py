@@ -111,14 +111,17 @@ def _calibrate(settings: FinetuneSettings, lessons: Lessons, screen: Screen) -> 
     wanted = settings.memory != OFF and not lessons.task.has_labels
     if wanted and len(lessons.held_out) >= FEWEST_PAIRS:
         engine = open_engine(folder)
-        with screen.patient(f"reading {len(lessons.train):,} prompts once more, to find them again"):
-            memory = remembered(folder, lessons.train, engine)
+        # pairs that were set aside to judge the model are worth knowing too, once it is judged
+        pairs = lessons.train if settings.validation_pairs else [*lessons.train, *lessons.held_out]
+        with screen.patient(f"reading {len(pairs):,} prompts once more, to find them again"):
+            memory = remembered(folder, pairs, engine)
     calibrate(
         folder,
         lessons.held_out,
         ngrams=lessons.ngrams,
         memory=memory,
         keep=settings.memory,
+        learned=len(lessons.train),
         engine=engine,
         say=screen.note,
     )

@@ -214,7 +214,7 @@ def _written(writer: Writer, batch: Sequence[Wanted], tally: Tally) -> Iterator[
 def _sample(
     writer: Writer, wanted: Wanted, copy: int, tokens: Sequence[Token], found: Recalled | None
 ) -> dict[str, object]:
-    said, recalled = surer(writer, tokens, found)
+    said, recalled = surer(writer.sureness, tokens, found)
     record = wanted.record(
         sample=copy, prompt=wanted.row.prompt, **said, seed=writer.seed, **writer.matches(tokens[-1])
     )

@@ -46,6 +46,7 @@ def calibrate(
     ngrams: Ngrams | None = None,
     memory: Memory | None = None,
     keep: str = AUTO,
+    learned: int | None = None,
     engine: Engine | None = None,
     say: Callable[[str], None] = lambda line: None,
     check: Callable[[], None] = lambda: None,
@@ -55,9 +56,10 @@ def calibrate(
     To be called once its final weights are published, with the held-out pairs of the run. A label task gets a
     temperature, and `ngrams`, or else those in the folder, a weight beside the model; each model gets a calibration
     of its free answers, and what looks them up in `memory`, which is kept as `keep` says, or else in the memory in the
-    folder. `engine` runs the folder's weights; one is opened if none is given. `say` is told the
-    outcome in a line; `check` is called now and then and may raise. Returns None, and keeps nothing, if there are
-    fewer than 20 pairs. Raises MachineError when the disk refuses.
+    folder; what stands in `memory` after the first `learned` pairs may be among those that are held out. `engine`
+    runs the folder's weights; one is opened if none is given. `say` is told the outcome in a line; `check` is called
+    now and then and may raise. Returns None, and keeps nothing, if there are fewer than 20 pairs. Raises
+    MachineError when the disk refuses.
     """
     if len(pairs) < FEWEST_PAIRS:
         say(f"no calibration: {len(pairs)} pairs are held out, and {FEWEST_PAIRS} are needed")
@@ -74,7 +76,9 @@ def calibrate(
     fit = answers_fit(means, right)
     sure = curve_of(fit.slope, fit.offset)(means)
     lines: list[str] = []
-    recall = fit_recall(folder, memory, asked, engine, (sure, right), keep=keep, say=lines.append)
+    recall = fit_recall(
+        folder, memory, asked, engine, (sure, right), keep=keep, learned=learned, say=lines.append
+    )
     counts = labels is not None and labels.ngrams > 0
     found = Calibration(digest_of(weights_file(folder.path)), labels, fit, recall, ngrams if counts else None)
     write_calibration(folder.path, found)

@@ -34,7 +34,7 @@ AUTO, ON, OFF = "auto", "on", "off"  # whether a memory is kept
 def remembered(
     folder: ModelFolder, pairs: Sequence[Pair], engine: Engine, *, check: Callable[[], None] = lambda: None
 ) -> Memory:
-    """Return a memory of the pairs that the model in a folder learned from."""
+    """Return a memory of pairs, by what the model in a folder makes of their prompts."""
     return memory_of(pairs, _vectors(folder.tokenizer, pairs, engine, check))
 
 
@@ -52,17 +52,19 @@ def fit_recall(
     own: tuple[Array, Array],
     *,
     keep: str,
+    learned: int | None,
     say: Callable[[str], None],
 ) -> RecallFit | None:
     """Return how answers to `pairs` are best looked up; a new memory is written to the folder if it is to be kept.
 
     `own` are the confidences in the model's own answers [N], and how right these are. Without a memory, new or in
-    the folder, there is nothing to fit. What was found is said in a line.
+    the folder, there is nothing to fit; of a new one only the first pairs are looked at that were `learned`, if not
+    all were. What was found is said in a line.
     """
     held = memory if memory is not None else kept_memory(folder)
     if held is None:
         return None
-    fit, gain = _fitted(held, pairs, _vectors(folder.tokenizer, pairs, engine), own)
+    fit, gain = _fitted(held.first(learned), pairs, _vectors(folder.tokenizer, pairs, engine), own)
     found = (
         f"token F1 {fit.surer:.3f} with a memory of the pairs, {fit.own:.3f} without, "
         f"{fit.recalled:.3f} by the memory alone"

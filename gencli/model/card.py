@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gencli.model.shape import Shape
 
-_MEMORY = """`memory.jsonl` holds the text of the pairs that it learned from, so that `gencli generate --recall` can
+_MEMORY = """`memory.jsonl` holds the text of the pairs of its fine-tuning, so that `gencli generate --recall` can
 say which one an answer is from. Without it and `memory.safetensors` the model answers by itself alone.
 """
 

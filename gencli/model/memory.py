@@ -1,4 +1,4 @@
-"""The pairs that a model learned from, to be found again by a prompt: answers that name where they are from.
+"""The pairs of a fine-tuning run, to be found again by a prompt: answers that name where they are from.
 
     memory.jsonl         a row for each pair: prompt, answer, file, line
     memory.safetensors   keys (N, W): what the model made of each pair's prompt, as unit vectors of float16;
@@ -37,7 +37,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """A pair that a model learned from: the last question, its answer, and where they stood."""
+    """A pair of a fine-tuning run: the last question, its answer, and where they stood."""
 
     prompt: str
     answer: str
@@ -62,6 +62,10 @@ class Memory:
     def index(self) -> NgramIndex:
         """Return the index of the prompts' n-grams, made when it is first asked for."""
         return NgramIndex([row.prompt for row in self.rows])
+
+    def first(self, count: int | None) -> Memory:
+        """Return a memory of the first pairs alone, of all if no number is given."""
+        return self if count is None else Memory(self.rows[:count], self.keys[:count], self.centre)
 
     def cosines(self, prompts: Sequence[str], vectors: Floats) -> tuple[Floats, Floats]:
         """Return the cosines [B, N] of B prompts with all pairs: by their n-grams, and by their vectors [B, W]."""

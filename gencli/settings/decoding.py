@@ -9,6 +9,8 @@ from gencli.errors import UsageError
 from gencli.knobs import knob
 from gencli.settings.common import MACHINE, SAMPLING, OneModel
 
+_RECALL = "Also look up the pair with the most similar prompt, and say its answer where that is surer."
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingChoice:
@@ -167,9 +169,7 @@ class GenerateSettings(Abstaining, WritingChoice, EngineChoice, OneModel):
         least=-10.0, most=10.0,
     )  # fmt: skip
     num_samples: int = knob(1, "How many texts to write.", least=1, most=4096)
-    recall: bool = knob(
-        False, "Also look up the pair with the most similar prompt, and say its answer where that is surer."
-    )
+    recall: bool = knob(False, _RECALL)
     raw: bool = knob(False, "For a fine-tuned model: give it the prompt as it is, without turns.")
     echo: bool | None = knob(
         None, "Print the prompt before the text; by default where the text continues it."
@@ -196,6 +196,7 @@ class ChatSettings(WritingChoice, EngineChoice, OneModel):
         None, "Earlier turns that the model reads with a question; by default all that fit.",
         least=0, most=10**6, metavar="TURNS",
     )  # fmt: skip
+    recall: bool = knob(False, _RECALL)
     history: bool | None = knob(
         None, "Keep what you type for the arrow keys, in the cache folder; by default on a terminal."
     )
