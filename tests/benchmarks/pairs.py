@@ -1,6 +1,6 @@
 """What labelled pairs teach a model that was pretrained for minutes, beside what scikit-learn makes of the same rows.
 
-    python -m tests.benchmarks.pairs DATA [PART...] [--ko BASE] [--en BASE] [--work FOLDER] [--time 10m]
+    python -m tests.benchmarks.pairs DATA [PART...] [--ko BASE] [--en BASE] [--koen BASE] [--work FOLDER] [--time 10m]
 
 DATA is a folder with the public sets named below. A base that is given is used as it is; one that is not is
 pretrained in the work folder for `--time` on the corpus of its language and the texts to label. Each part is one
@@ -45,7 +45,8 @@ class LabelSet:
 SENTIMENT = LabelSet("sentiment", "ko", "ko_sentiment", "accuracy", 0.8385)
 SPAM = LabelSet("spam", "en", "en_sms_spam", "macro_f1", 0.959)
 BANKING = LabelSet("banking", "en", "en_banking77", "accuracy", 0.908)
-CORPORA = {"ko": ("ko_corpus.txt", (SENTIMENT,)), "en": ("en_books.txt", (SPAM, BANKING))}
+# What a base of a language, or of two, is pretrained on beside the texts that it is to learn from.
+CORPORA = {"ko": ("ko_corpus.txt",), "en": ("en_books.txt",), "koen": ("ko_novels.txt", "en_tinystories.txt")}
 
 Row = tuple[str, str]  # prompt and answer
 
@@ -64,16 +65,19 @@ class Bench:
         """Return the base of a language, pretrained now if none is there."""
         path = self.bases.get(language, self.work / f"base-{language}")
         if not (path / "model.safetensors").exists():
-            corpus, sets = CORPORA[language]
-            text = (self.data / corpus).read_text(encoding="utf-8")
-            for labelled in sets:
-                text += "\n" + "".join(
-                    f"{prompt}\n" for prompt, _ in rows(self.data, f"{labelled.files}_train")
-                )
+            text = "\n".join((self.data / file).read_text(encoding="utf-8") for file in CORPORA[language])
+            text += "\n" + "".join(f"{line}\n" for line in self.texts(language))
             file = self.work / f"corpus-{language}.txt"
             file.write_text(text, encoding="utf-8")
             gencli("pretrain", file, "-m", path, "--time", self.seconds, "--overwrite")
         return path
+
+    def texts(self, language: str) -> list[str]:
+        """Return the texts of the pairs that a base's models learn from: of a translation both sides."""
+        if language == "koen":
+            return [text for pair in translations(self.data)[0] for text in pair]
+        sets = [labelled for labelled in (SENTIMENT, SPAM, BANKING) if labelled.language == language]
+        return [text for each in sets for text, _ in rows(self.data, f"{each.files}_train")]
 
     def bare(self, language: str) -> Path:
         """Return a model of the base's shape and tokenizer whose weights are as drawn."""
@@ -146,16 +150,16 @@ def texts_a_minute(bench: Bench, test: Path, model: Path) -> float:
     return 60 * len(many) / (time.perf_counter() - began)
 
 
-def answers(bench: Bench, name: str, train: list[Row], test: list[Row]) -> None:
+def answers(bench: Bench, name: str, language: str, train: list[Row], test: list[Row]) -> None:
     """Print how answers compare with the right ones, and with those to the most similar prompt."""
     files = [bench.work / f"{name}-{part}.jsonl" for part in ("train", "test")]
     for file, pairs in zip(files, (train, test), strict=True):
         lines = (json.dumps({"prompt": p, "completion": c}, ensure_ascii=False) + "\n" for p, c in pairs)
         file.write_text("".join(lines), encoding="utf-8")
-    model, seconds = bench.tuned(files[0], bench.base("ko"), name)
+    model, seconds = bench.tuned(files[0], bench.base(language), name)
     ours = bench.score(files[1], model)
     recalled = bench.score(files[1], model, "--recall") if (model / "memory.jsonl").exists() else {}
-    bare, _ = bench.tuned(files[0], bench.bare("ko"), f"{name}-bare")
+    bare, _ = bench.tuned(files[0], bench.bare(language), f"{name}-bare")
     drawn = bench.score(files[1], bare)
     peer = nearest_answers(train, test)
     for figure in ("chrf", "token_f1", "exact_match", "bleu"):
@@ -171,18 +175,26 @@ def answers(bench: Bench, name: str, train: list[Row], test: list[Row]) -> None:
     show(f"{name}: fine-tuning", seconds, unit="s", rows=len(train))
 
 
-def translation(bench: Bench) -> None:
-    """Korean to English; all translations of a held-out sentence are held out."""
-    lines = (bench.data / "koen_tatoeba.tsv").read_text(encoding="utf-8").splitlines()[1:]
+def translations(data: Path) -> tuple[list[Row], list[Row]]:
+    """Return Korean sentences with their English, to learn and to test.
+
+    All translations of a held-out sentence are held out.
+    """
+    lines = (data / "koen_tatoeba.tsv").read_text(encoding="utf-8").splitlines()[1:]
     pairs = [(line.split("\t")[0], line.split("\t")[1]) for line in lines]
     train = [pair for pair in pairs if not is_held_out(pair[0])]
     test = list({prompt: answer for prompt, answer in reversed(pairs) if is_held_out(prompt)}.items())
-    answers(bench, "translation", train, test)
+    return train, test
+
+
+def translation(bench: Bench) -> None:
+    """Korean to English, from a base that has read both."""
+    answers(bench, "translation", "koen", *translations(bench.data))
 
 
 def questions(bench: Bench) -> None:
     """Answer small talk in Korean."""
-    answers(bench, "questions", rows(bench.data, "ko_qa_train"), rows(bench.data, "ko_qa_test"))
+    answers(bench, "questions", "ko", rows(bench.data, "ko_qa_train"), rows(bench.data, "ko_qa_test"))
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
