@@ -55,7 +55,7 @@ def without_cache(folder: Path, prompt: Sequence[int], ids: Sequence[int]) -> fl
 def test_a_choice_costs_what_the_model_says(model_folder: Path, tokenizer: Tokenizer, engine: Engine) -> None:
     prompt = [1, 300, 301]
     for ends in (False, True):
-        ranked = rank_choices(engine, tokenizer, prompt, TEXTS, ends=ends)
+        (ranked,) = rank_choices(engine, tokenizer, [prompt], TEXTS, ends=ends)
         sums = {
             text: without_cache(model_folder, prompt, tokenizer.encode(text) + [tokenizer.eos] * ends)
             for text in TEXTS
@@ -100,24 +100,35 @@ class Counting:
 def test_the_prompt_is_read_once_and_no_token_is_computed_in_vain(engine: Engine) -> None:
     counting = Counting(engine)
     choices = [[300], [301, 302, 303], [304, 305]]
-    sums = score_choices(counting, [1, 300, 301, 302], choices)
+    (sums,) = score_choices(counting, [[1, 300, 301, 302]], choices)
     assert counting.read == 4 and counting.stepped == 3
     for choice, value in zip(choices, sums, strict=True):
-        assert score_choices(engine, [1, 300, 301, 302], [choice]) == pytest.approx([value], abs=1e-3)
+        assert score_choices(engine, [[1, 300, 301, 302]], [choice])[0] == pytest.approx([value], abs=1e-3)
+
+
+def test_prompts_together_are_read_once_and_score_as_each_alone(engine: Engine) -> None:
+    counting = Counting(engine)
+    prompts = [[1, 300, 301], [1, 310, 311, 312, 313], [1, *range(300, 390)]]
+    choices = [[300], [301, 302, 303], [304, 305]]
+    cut: list[int] = []
+    together = score_choices(counting, prompts, choices, cut=cut.append)
+    assert counting.read == 3 + 5 + 61 and counting.stepped == 3 * 3 and cut == [91 - 61]
+    for prompt, sums in zip(prompts, together, strict=True):
+        assert sums == pytest.approx(score_choices(engine, [prompt], choices)[0], abs=1e-3)
 
 
 def test_a_prompt_without_room_keeps_its_end(engine: Engine) -> None:
     prompt = [1, *range(300, 390)]
-    found = score_choices(engine, prompt, [[300, 301], [302]])
-    assert found == pytest.approx(score_choices(engine, [1, *prompt[-61:]], [[300, 301], [302]]), abs=1e-3)
+    (found,) = score_choices(engine, [prompt], [[300, 301], [302]])
+    (end,) = score_choices(engine, [[1, *prompt[-61:]]], [[300, 301], [302]])
+    assert found == pytest.approx(end, abs=1e-3)
     with pytest.raises(UsageError, match="does not fit"):
-        score_choices(engine, prompt, [[300] * 63, [302]])
-    found = score_choices(engine, prompt, [[300, 301]], keep=20)
-    assert found == pytest.approx(
-        score_choices(engine, [*prompt[:20], *prompt[-42:]], [[300, 301]]), abs=1e-3
-    )
+        score_choices(engine, [prompt], [[300] * 63, [302]])
+    (found,) = score_choices(engine, [prompt], [[300, 301]], keep=20)
+    (end,) = score_choices(engine, [[*prompt[:20], *prompt[-42:]]], [[300, 301]])
+    assert found == pytest.approx(end, abs=1e-3)
     with pytest.raises(UsageError, match="--keep 62 leaves no room"):
-        score_choices(engine, prompt, [[300, 301]], keep=62)
+        score_choices(engine, [prompt], [[300, 301]], keep=62)
 
 
 def test_choices_are_split_at_commas() -> None:

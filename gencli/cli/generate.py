@@ -129,7 +129,7 @@ def _write_choice(writer: Writer, prompt: str) -> None:
     from gencli.ui import emit, write
 
     with writer.screen.patient("compiling the decoding loop for this machine, once"):
-        choices = writer.ranked(writer.ids(prompt))
+        (choices,) = writer.ranked([writer.ids(prompt)])
     if writer.settings.json:
         emit({"event": "choice", "prompt": prompt, **choices_record(choices, writer.sureness)})
         return

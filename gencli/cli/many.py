@@ -168,21 +168,23 @@ def _records(writer: Writer, window: Sequence[Wanted], tally: Tally) -> Iterator
         else:
             wanted.ids = writer.ids(wanted.row.prompt)
             good.append(wanted)
-    if writer.settings.choices or writer.settings.beams > 1:
+    if writer.settings.beams > 1:
         for wanted in good:
-            yield wanted.row.line, [wanted.record(prompt=wanted.row.prompt, **_best(writer, wanted.ids))]
+            found = writer.searched(wanted.ids)
+            said = {**found_record(found, writer.sureness), **writer.matches(found)}
+            yield wanted.row.line, [wanted.record(prompt=wanted.row.prompt, **said)]
         return
     rows = max(1, writer.settings.batch_size // writer.settings.num_samples)
     for batch in batches_by_length(good, lambda wanted: len(wanted.ids), rows):
-        yield from _written(writer, batch, tally)
+        yield from _chosen(writer, batch) if writer.settings.choices else _written(writer, batch, tally)
 
 
-def _best(writer: Writer, prompt: Sequence[int]) -> dict[str, object]:
-    """Return the likeliest choice, or text of a search, as part of a record."""
-    if writer.settings.choices:
-        return choices_record(writer.ranked(prompt), writer.sureness)
-    found = writer.searched(prompt)
-    return {**found_record(found, writer.sureness), **writer.matches(found)}
+def _chosen(writer: Writer, batch: Sequence[Wanted]) -> Iterator[tuple[int, Records]]:
+    """Yield the likeliest choices for a batch."""
+    ranked = writer.ranked([wanted.ids for wanted in batch])
+    for wanted, choices in zip(batch, ranked, strict=True):
+        said = choices_record(choices, writer.sureness)
+        yield wanted.row.line, [wanted.record(prompt=wanted.row.prompt, **said)]
 
 
 def _written(writer: Writer, batch: Sequence[Wanted], tally: Tally) -> Iterator[tuple[int, Records]]:

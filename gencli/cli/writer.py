@@ -73,13 +73,13 @@ class Writer:
                     f"{after_kept(self.settings.keep)} are forgotten"
                 )
 
-    def ranked(self, prompt: Sequence[int]) -> list[Choice]:
-        """Return the choices, the likeliest first."""
+    def ranked(self, prompts: Sequence[Sequence[int]]) -> list[list[Choice]]:
+        """Return the choices for each prompt, the likeliest first."""
         from gencli.decoding.choices import rank_choices, split_choices
 
         texts = split_choices(self.settings.choices or "", strip=self.chat)
         return rank_choices(
-            self.engine, self.tokenizer, prompt, texts,
+            self.engine, self.tokenizer, prompts, texts,
             ends=self.chat, keep=self.settings.keep, cut=self.tell_cut,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Choices: how likely a model finds each of some given texts as what comes after a prompt."""
+"""Choices: how likely a model finds each of some given texts as what comes after a prompt; many prompts at once."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Choice:
 def rank_choices(
     engine: Engine,
     tokenizer: Tokenizer,
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     texts: Sequence[str],
     *,
     ends: bool,
     keep: int = 1,
     cut: Callable[[int], None] | None = None,
-) -> list[Choice]:
-    """Return the choices after the ids of a prompt, the likeliest first; equals stay in their order.
+) -> list[list[Choice]]:
+    """Return for the ids of each prompt the choices after it, the likeliest first; equals stay in their order.
 
     A choice's logprob is the sum of the log-probabilities of its tokens, under the model's own distribution,
     before any filter; where `ends`, as after a question to a fine-tuned model, that of the end of text is
@@ -45,7 +45,10 @@ def rank_choices(
     those sums, exponentiated, and divided by their total. Errors, `keep` and `cut` as in `score_choices`.
     """
     encoded = [[*tokenizer.encode(text), *[tokenizer.eos] * ends] for text in texts]
-    sums = score_choices(engine, prompt, encoded, keep=keep, cut=cut)
+    return [_ranked(texts, sums) for sums in score_choices(engine, prompts, encoded, keep=keep, cut=cut)]
+
+
+def _ranked(texts: Sequence[str], sums: Sequence[float]) -> list[Choice]:
     weights = [math.exp(value - max(sums)) for value in sums]
     choices = [
         Choice(text, value, weight / sum(weights))
@@ -56,32 +59,34 @@ def rank_choices(
 
 def score_choices(
     engine: Engine,
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     choices: Sequence[Sequence[int]],
     *,
     keep: int = 1,
     cut: Callable[[int], None] | None = None,
-) -> list[float]:
-    """Return for each choice the sum of the log-probabilities of its ids after the prompt.
+) -> list[list[float]]:
+    """Return for each prompt, and each choice, the sum of the log-probabilities of its ids after the prompt.
 
-    The prompt, and what choices begin with together, is read once for all; of a prompt that leaves them no
+    A prompt, and what choices begin with together, is read once for all; of a prompt that leaves them no
     room the first `keep` tokens and the most recent ones are read, and `cut` is told how many are not. Raises
     UsageError when a choice does not fit into the context, alone or with the tokens to keep.
     """
     root = tree_of(choices)
-    ids = fitted(prompt, room_for(engine, deepest(root)), keep)
-    if cut is not None and len(ids) < len(prompt):
-        cut(len(prompt) - len(ids))
-    sums = [0.0] * len(choices)
+    room = room_for(engine, deepest(root))
+    read = [fitted(prompt, room, keep) for prompt in prompts]
+    for prompt, ids in zip(prompts, read, strict=True):
+        if cut is not None and len(ids) < len(prompt):
+            cut(len(prompt) - len(ids))
+    sums = [[0.0] * len(choices) for _ in prompts]
 
-    def visit(_: int, node: Node, logits: FloatArray) -> list[int]:
+    def visit(row: int, node: Node, logits: FloatArray) -> list[int]:
         own = log_softmax(logits)
         for identity, child in zip(node.ids, node.children, strict=True):
             for number in child.below:
-                sums[number] += float(own[identity])
+                sums[row][number] += float(own[identity])
         return [place for place, child in enumerate(node.children) if child.children]
 
-    walk(engine, root, [ids], visit)
+    walk(engine, root, read, visit)
     return sums
 
 
