@@ -23,7 +23,16 @@ import numpy.typing as npt
 from gencli import storage
 from gencli.errors import MachineError
 
-Argument = npt.NDArray[Any] | int
+
+class Numbers(NamedTuple):
+    """A contiguous array that another library holds, by its address; it must stay there until the call is over."""
+
+    address: int
+    shape: tuple[int, ...]
+    element: str  # as NumPy names it
+
+
+Argument = npt.NDArray[Any] | Numbers | int
 _FOLDER = Path(__file__).parent
 _SUFFIX = ".code"
 _lock = threading.Lock()
@@ -70,6 +79,8 @@ class Call:
                 if not argument.flags.c_contiguous:
                     raise ValueError("compiled code takes contiguous arrays")
                 words += [argument.__array_interface__["data"][0], *argument.shape]
+            elif isinstance(argument, Numbers):
+                words += [argument.address, *argument.shape]
             else:
                 words.append(int(argument))
         self.block = np.array(words, np.int64)
@@ -93,7 +104,9 @@ class Call:
 
 def _kind(argument: Argument) -> str:
     """Return the kind of an argument: the element and the dimensions of an array, or int64."""
-    return f"{argument.dtype.name} {argument.ndim}" if isinstance(argument, np.ndarray) else "int64"
+    if isinstance(argument, np.ndarray):
+        return f"{argument.dtype.name} {argument.ndim}"
+    return f"{argument.element} {len(argument.shape)}" if isinstance(argument, Numbers) else "int64"
 
 
 class _Loaded:

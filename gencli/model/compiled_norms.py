@@ -16,7 +16,7 @@ from torch.autograd import Function
 
 from gencli.kernels import machine_code as code
 
-_KINDS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16, torch.int64: torch.int64}
+_ELEMENTS = {torch.float32: "float32", torch.bfloat16: "uint16", torch.int64: "int64"}
 _norm, _norm_back = code.Function("norms", "norm"), code.Function("norms", "norm_back")
 _heads, _heads_back = code.Function("norms", "heads"), code.Function("norms", "heads_back")
 
@@ -24,7 +24,7 @@ _heads, _heads_back = code.Function("norms", "heads"), code.Function("norms", "h
 def are_made_of(*tensors: Tensor) -> bool:
     """Tell whether compiled code may take these numbers."""
     return not torch.compiler.is_compiling() and all(
-        tensor.device.type == "cpu" and tensor.dtype in _KINDS for tensor in tensors
+        tensor.device.type == "cpu" and tensor.dtype in _ELEMENTS for tensor in tensors
     )
 
 
@@ -47,7 +47,11 @@ def heads(
 
 
 def _call(function: code.Function, *tensors: Tensor) -> None:
-    function.call(*(each.detach().view(_KINDS[each.dtype]).numpy() for each in tensors))()
+    """Call a function with tensors. NumPy's arrays of them won't do: their memory could then not be given back."""
+    if not all(tensor.is_contiguous() for tensor in tensors):
+        raise ValueError("compiled code takes contiguous tensors")
+    given = (code.Numbers(each.data_ptr(), tuple(each.shape), _ELEMENTS[each.dtype]) for each in tensors)
+    function.call(*given)()
 
 
 def _room(weight: Tensor) -> Tensor:
