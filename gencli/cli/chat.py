@@ -93,7 +93,7 @@ def _opened(settings: ChatSettings, screen: Screen, files: ChatFiles) -> Talk:
     engine = ReusingEngine(
         open_engine(folder, engine=settings.engine, device=settings.device, precision=settings.precision)
     )
-    recalling = open_recalling(folder, engine, screen) if settings.recall else None
+    recalling = open_recalling(folder, engine) if settings.recall else None
     conversation = Conversation(
         folder.tokenizer,
         context=engine.context,
@@ -246,6 +246,7 @@ def answer(talk: Talk, question: str) -> bool:
 
 def _said(talk: Talk, written: _Answer, question: str, prompt: list[int]) -> dict[str, object]:
     """Write an answer that had to wait for what is looked up; return, as part of a record, what that came to."""
+    from gencli.cli.recalling import tell_source
     from gencli.ui import write
 
     if talk.recalling is None:
@@ -259,7 +260,7 @@ def _said(talk: Talk, written: _Answer, question: str, prompt: list[int]) -> dic
     if not talk.settings.json:
         write(written.text)
         if found is not None:
-            talk.recalling.tell_source(found)
+            tell_source(talk.screen, found)
     return said
 
 

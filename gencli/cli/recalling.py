@@ -42,7 +42,6 @@ class Recalling:
 
     recaller: Recaller
     sureness: Sureness
-    screen: Screen
     tokenizer: Tokenizer
     single: bool
 
@@ -55,12 +54,8 @@ class Recalling:
         ids = prompt_ids(self.tokenizer, question, chat=True) if self.single else prompt
         return surer(self.sureness, tokens, self.recaller.nearest([question], [ids])[0])
 
-    def tell_source(self, found: Recalled) -> None:
-        """Say where an answer is from."""
-        tell_source(self.screen, found)
 
-
-def open_recalling(folder: ModelFolder, engine: Engine, screen: Screen) -> Recalling:
+def open_recalling(folder: ModelFolder, engine: Engine) -> Recalling:
     """Return what looks up answers for a chat. Raises ModelError if the model has no memory of its own."""
     from gencli.cli.sureness import Sureness
     from gencli.decoding.recall import open_recaller
@@ -69,7 +64,7 @@ def open_recalling(folder: ModelFolder, engine: Engine, screen: Screen) -> Recal
     calibration, note = read_calibration(folder.path)
     recaller = open_recaller(folder, engine, calibration, note)
     single = folder.lineage.get("turns") == 1
-    return Recalling(recaller, Sureness(calibration), screen, folder.tokenizer, single)
+    return Recalling(recaller, Sureness(calibration), folder.tokenizer, single)
 
 
 def look_up(writer: Writer, texts: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[Recalled]:

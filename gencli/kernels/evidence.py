@@ -1,6 +1,6 @@
 """Learns what n-grams say of labels: a linear model of few ones among many zeros.
 
-Legend: N vectors, K labels, R rows of a batch; the n-grams of a text are `places[starts[text]:starts[text + 1]]`.
+Legend: N vectors, K labels; the n-grams of a text are `places[starts[text]:starts[text + 1]]`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from gencli.kernels.attention import exponential
 from gencli.kernels.compiling import kernel
+from gencli.kernels.sums import largest_of, sum_of
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -20,15 +21,12 @@ _SMALL = np.float32(1e-10)  # added to the root of a sum of squares
 @kernel
 def _pull(logits: FloatArray, truth: int, weight: np.float32) -> None:
     """Set logits (K,) to their gradient: of the cross-entropy of the true label, times a weight."""
-    largest = logits[0]
-    for i in range(logits.size):
-        largest = max(largest, logits[i])
-    total = np.float32(0)
+    largest = largest_of(logits)
     for i in range(logits.size):
         logits[i] = exponential(logits[i] - largest)
-        total += logits[i]
+    share = weight / sum_of(logits)
     for i in range(logits.size):
-        logits[i] *= weight / total
+        logits[i] *= share
     logits[truth] -= weight
 
 

@@ -88,14 +88,9 @@ class _Sum:
         self._build.b.store(self._build.add_product(self._build.b.load(part), a, b), part)
 
     def total(self) -> Value:
-        build, width = self._build, LANES
-        vector = build.b.load(self._parts[LANES])
-        while width > 1:
-            width //= 2
-            low, high = (build.shuffled(vector, vector, range(at, at + width)) for at in (0, width))
-            vector = build.b.fadd(low, high)
-        last = build.b.extract_element(vector, ir.Constant(_INT, 0))
-        return build.b.fadd(last, build.b.load(self._parts[1]))
+        b = self._build.b
+        many, one = (b.load(self._parts[lanes]) for lanes in (LANES, 1))
+        return b.fadd(self._build.folded(many, b.fadd), one)
 
 
 _Emit = Callable[[Builder, list[_Row], Value, Value], Value]

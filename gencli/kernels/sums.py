@@ -63,13 +63,8 @@ def _reduced(build: Builder, start: Value, count: Value, step: _Step, join: _Ste
         join(build, b.load(one), b.load(other))
         for one, other in zip(results[::2], results[1::2], strict=True)
     ]
-    vector = join(build, *pairs)
-    width = LANES
-    while width > 1:
-        width //= 2
-        halves = (build.shuffled(vector, vector, range(low, low + width)) for low in (0, width))
-        vector = join(build, *halves)
-    result = cgutils.alloca_once_value(b, b.extract_element(vector, ir.Constant(ir.IntType(32), 0)))
+    one = build.folded(join(build, *pairs), lambda low, high: join(build, low, high))
+    result = cgutils.alloca_once_value(b, one)
     done = b.add(done, b.mul(whole, build.long(LANES)))
     with cgutils.for_range(b, b.sub(count, done)) as loop:
         place = build.place(start, (done, 4), (loop.index, 4))

@@ -72,6 +72,15 @@ class Builder:
     def shuffled(self, a: Value, b: Value, order: Sequence[int]) -> Value:
         return self.b.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT, len(order)), list(order)))
 
+    def folded(self, vector: Value, join: Callable[[Value, Value], Value]) -> Value:
+        """Return the lanes of a vector as one number: halves are joined until one lane is left."""
+        width = vector.type.count
+        while width > 1:
+            width //= 2
+            low, high = (self.shuffled(vector, vector, range(at, at + width)) for at in (0, width))
+            vector = join(low, high)
+        return self.b.extract_element(vector, ir.Constant(_INT, 0))
+
     def add_product(self, total: Value, a: Value, b: Value) -> Value:
         """Return total + a b, rounded once where the processor can."""
         kind, name = total.type, "llvm.fmuladd.f32"

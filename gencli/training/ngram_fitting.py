@@ -70,9 +70,8 @@ def _bias(
     bias = np.zeros(logprobs.shape[1])
     cost, found = likely(bias)
     for _ in range(BIAS_STEPS):
-        shared = found * shares[:, None]
-        gradient = (shared - own * shares[:, None]).sum(axis=0) + bias
-        curvature = np.diag(shared.sum(axis=0) + 1) - found.T @ shared
+        gradient = shares @ (found - own) + bias
+        curvature = np.diag(shares @ found + 1) - (found.T * shares) @ found
         step = np.linalg.solve(curvature, gradient)
         while (trial := likely(bias - step))[0] > cost and np.abs(step).max() > BIAS_EXACT_TO:
             step /= 2
