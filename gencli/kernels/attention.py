@@ -23,8 +23,8 @@ IntArray = npt.NDArray[np.int64]
 CacheArray = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 Index = int | np.int64
 
-_key_tile_4, _key_tile_1 = byte_tile(1, 4, group_size=KEY_GROUP), byte_tile(1, 1, group_size=KEY_GROUP)
-_value_tile_4, _value_tile_1 = byte_tile(1, 4), byte_tile(1, 1)
+_key_tile_4, _key_tile_1 = (byte_tile(1, many, group_size=KEY_GROUP, ahead=False) for many in (4, 1))
+_value_tile_4, _value_tile_1 = (byte_tile(1, many, ahead=False) for many in (4, 1))
 _SMALLEST = np.float32(1e-30)  # of scales: those of nothing but zeros
 
 

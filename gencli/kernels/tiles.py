@@ -23,7 +23,10 @@ from gencli.kernels.layout import BLOCK, GROUP
 _FEATURES = binding.get_host_cpu_features()
 LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
 
-_UNROLLED = 4  # columns
+_UNROLLED, _FOURS = 4, 2  # columns, and fours of columns, that stand in one loop's body
+_MANY = 8  # tokens, with which a product takes longer than reading the weights
+_AHEAD = 16  # columns
+_LINE = 64  # bytes that memory gives at once
 _BYTE, _INT, _LONG, _FLOAT = *map(ir.IntType, (8, 32, 64)), ir.FloatType()
 
 Value: TypeAlias = Any  # llvmlite tells no types
@@ -55,13 +58,13 @@ class Builder:
         self.b.store(value, self.b.inttoptr(place, ir.PointerType(value.type))).align = align
 
     def fetch(self, place: Value) -> None:
-        """Ask for what stands at a place to be brought near."""
+        """Ask for what stands at a place to be brought into the second of the processor's caches."""
         pointer = ir.PointerType(_BYTE)
         prefetch = cgutils.get_or_insert_function(
             self.b.module, ir.FunctionType(ir.VoidType(), [pointer, _INT, _INT, _INT]), "llvm.prefetch.p0"
         )
-        reading, near, data = (ir.Constant(_INT, number) for number in (0, 3, 1))
-        self.b.call(prefetch, [self.b.inttoptr(place, pointer), reading, near, data])
+        reading, second, data = (ir.Constant(_INT, number) for number in (0, 2, 1))
+        self.b.call(prefetch, [self.b.inttoptr(place, pointer), reading, second, data])
 
     def spread(self, value: Value, lanes: int) -> Value:
         """Return a vector of equal numbers."""
@@ -150,7 +153,8 @@ def block_tile(tokens: int, blocks: int) -> Any:
 
     Its arrays are (weights, x, out, scales) or the first three of them, its numbers the first block, the first token
     and the columns. A block holds, for every column, the numbers of each of its 16 rows, float32 or int8; the scales
-    have one row. A sum is one chain from the first column to the last.
+    have one row. A sum is one chain from the first column to the last. What comes next is asked for meanwhile: the
+    next blocks where there are many tokens; with few, which wait for memory at any rate, some columns more.
     """
 
     def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
@@ -159,11 +163,20 @@ def block_tile(tokens: int, blocks: int) -> Any:
         kind = ir.VectorType(_FLOAT, LANES)
         places = list(itertools.product(range(blocks), range(0, BLOCK, LANES)))
         starts = [weights.row(build, block, r) for r in range(blocks)]
+        if tokens < _MANY:
+            nexts = [build.place(start, (_AHEAD, BLOCK * stored.size)) for start in starts]
+        else:
+            nexts = [weights.row(build, block, r) for r in range(blocks, 2 * blocks)]
         tokens_at = [x.row(build, token, t) for t in range(tokens)]
         totals = [
             [cgutils.alloca_once_value(b, ir.Constant(kind, [0.0] * LANES)) for _ in places]
             for _ in tokens_at
         ]
+
+        def fetch(column: Value) -> None:
+            for start in nexts:
+                for line in range(0, _UNROLLED * BLOCK * stored.size, _LINE):
+                    build.fetch(build.place(start, (column, BLOCK * stored.size), (1, line)))
 
         def add_products(column: Value) -> None:
             left = [
@@ -179,8 +192,10 @@ def block_tile(tokens: int, blocks: int) -> Any:
 
         whole = b.udiv(columns, build.long(_UNROLLED))
         with cgutils.for_range(b, whole) as loop:
+            first = b.mul(loop.index, build.long(_UNROLLED))
+            fetch(first)
             for number in range(_UNROLLED):
-                add_products(b.add(b.mul(loop.index, build.long(_UNROLLED)), build.long(number)))
+                add_products(b.add(first, build.long(number)))
         done = b.mul(whole, build.long(_UNROLLED))
         with cgutils.for_range(b, b.sub(columns, done)) as loop:
             add_products(b.add(done, loop.index))
@@ -196,14 +211,14 @@ def block_tile(tokens: int, blocks: int) -> Any:
     return _tile(emit)
 
 
-def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP) -> Any:
+def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP, ahead: bool = True) -> Any:
     """Return a function that sets out (T, R blocks of 16) to bytes of x times packed bytes of weights, scaled.
 
     Its arrays are (weights, x, out, the rows' scales, the scales of x's groups, their corrections), its numbers the
     first block, the first token and the groups. A block holds, for every four columns, the four numbers of each of
     its 16 rows, and 128 is added to each; a correction is 128 times the sum of a group of x, negative. One
-    instruction, vpdpbusd, multiplies 64 pairs of bytes and adds them to 16 sums. Several tokens keep it so busy that
-    the next group has to be asked for.
+    instruction, vpdpbusd, multiplies 64 pairs of bytes and adds them to 16 sums. If `ahead`, the blocks after these
+    are asked for meanwhile: so far ahead, they come in time also from memory that others use.
     """
 
     def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
@@ -214,29 +229,35 @@ def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP) -> Any:
             b.module, ir.FunctionType(whole, [whole] * 3), "llvm.x86.avx512.vpdpbusd.512"
         )
         places = list(itertools.product(range(tokens), range(blocks)))
-        zero = ir.Constant(single, [0.0] * BLOCK)
-        totals = [cgutils.alloca_once_value(b, zero) for _ in places]
+        zero, none = ir.Constant(single, [0.0] * BLOCK), ir.Constant(whole, [0] * BLOCK)
+        totals = {place: cgutils.alloca_once_value(b, zero) for place in places}
+        sums = {place: cgutils.alloca_once_value(b, none) for place in places}
         with cgutils.for_range(b, groups) as loop:
             group = loop.index
-            lefts = [
-                build.place(weights.row(build, row, r), (group, BLOCK * group_size)) for r in range(blocks)
+            starts = [
+                build.place(weights.row(build, row, r), (group, BLOCK * group_size))
+                for r in range(2 * blocks if ahead else blocks)
             ]
             rights = [build.place(x.row(build, token, t), (group, group_size)) for t in range(tokens)]
-            starts = [build.place(corrections.row(build, token, t), (group, 4)) for t in range(tokens)]
-            sums = {(t, r): build.spread(build.load(_INT, starts[t]), BLOCK) for t, r in places}
-            for four in range(group_size // 4):
-                for start in lefts if tokens > 1 else ():
-                    build.fetch(build.place(start, (group_size // 4 + four, BLOCK * 4)))
-                left = [build.load(whole, build.place(start, (four, BLOCK * 4))) for start in lefts]
-                for t in range(tokens):
-                    right = build.spread(build.load(_INT, build.place(rights[t], (four, 4))), BLOCK)
-                    for r in range(blocks):
-                        sums[t, r] = b.call(add_products, [sums[t, r], left[r], right])
-            for (t, r), total in zip(places, totals, strict=True):
+            for (t, _), total in sums.items():
+                correction = build.load(_INT, build.place(corrections.row(build, token, t), (group, 4)))
+                b.store(build.spread(correction, BLOCK), total)
+            with cgutils.for_range(b, build.long(group_size // 4 // _FOURS)) as inner:
+                for number in range(_FOURS):
+                    four = b.add(b.mul(inner.index, build.long(_FOURS)), build.long(number))
+                    at_four = [build.place(start, (four, BLOCK * 4)) for start in starts]
+                    for place in at_four[blocks:]:
+                        build.fetch(place)
+                    left = [build.load(whole, place) for place in at_four[:blocks]]
+                    for t in range(tokens):
+                        right = build.spread(build.load(_INT, build.place(rights[t], (four, 4))), BLOCK)
+                        for r in range(blocks):
+                            b.store(b.call(add_products, [b.load(sums[t, r]), left[r], right]), sums[t, r])
+            for (t, r), total in totals.items():
                 scale = build.load(_FLOAT, build.place(scales.row(build, token, t), (group, 4)))
-                counted = b.sitofp(sums[t, r], single)
+                counted = b.sitofp(b.load(sums[t, r]), single)
                 b.store(build.add_product(b.load(total), counted, build.spread(scale, BLOCK)), total)
-        for (t, r), total in zip(places, totals, strict=True):
+        for (t, r), total in totals.items():
             at = ((row, BLOCK * 4), (r, BLOCK * 4))
             scale = build.load(single, build.place(row_scales.start, *at))
             build.store(b.fmul(b.load(total), scale), build.place(out.row(build, token, t), *at))
