@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -81,3 +82,37 @@ class KVCache:
     @property
     def _ragged(self) -> bool:
         return len(set(self.lengths)) > 1
+
+
+class FixedCache:
+    """The slots of a KVCache for one more token in every row, with sizes that never change.
+
+    `at` (B,) is the slot of each row's token. What a step does then depends on numbers in tensors alone, as a graph
+    needs that is captured once and replayed: all slots are looked at, and those past a row's token are masked.
+    """
+
+    def __init__(self, cache: KVCache, at: Tensor) -> None:
+        self._keys, self._values, self._at = cache.keys, cache.values, at
+        self._rows = torch.arange(at.numel(), device=at.device)
+        self._slots = torch.arange(cache.slots, device=at.device)
+
+    def positions(self, count: int) -> Tensor:
+        """Return the position of each row's token, (B, 1)."""
+        return self._at[:, None]
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one layer's new (B, H, 1, D) keys and values; return all slots, (B, H, S, D)."""
+        held = self._keys[layer], self._values[layer]
+        for slots, new in zip(held, (keys, values), strict=True):
+            slots[self._rows, :, self._at] = new[:, :, 0].to(slots.dtype)
+        return held
+
+    def mask(self, count: int) -> Tensor:
+        """Return which slots each row's token may look at, (B, 1, 1, S)."""
+        return (self._slots <= self._at[:, None])[:, None, None]
+
+    def advance(self, count: int) -> None:
+        """Do nothing: the KVCache counts."""
+
+
+AnyCache: TypeAlias = KVCache | FixedCache

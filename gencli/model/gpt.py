@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gencli.model import compiled_norms
-from gencli.model.cache import KVCache
+from gencli.model.cache import AnyCache
 from gencli.model.fused import dropout, heads_in_place, masked_attention, rms_norm, swiglu
 from gencli.model.places import Places, evened, up_to
 from gencli.model.shape import Shape
@@ -64,7 +64,11 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(D, shape.norm_epsilon)
 
     def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None, places: Places | None
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        cache: AnyCache | None,
+        places: Places | None,
     ) -> Tensor:
         joint = joint_linear(x, self.q_proj, self.k_proj, self.v_proj)
         if cache is None and compiled_norms.are_made_of(joint, self.q_norm.weight):
@@ -131,7 +135,11 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None, places: Places | None = None
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        cache: AnyCache | None,
+        places: Places | None = None,
     ) -> Tensor:
         """Return the stream (B, T, C) after the block; with `places`, from (N, C) those (M, C) that go out."""
         branch = self.drop(self.self_attn(self.input_layernorm(x), rotation, cache, places))
@@ -167,7 +175,7 @@ class GPT(nn.Module):
         self.register_buffer("cosines", cosines, persistent=False)  # (context, D / 2)
         self.register_buffer("sines", sines, persistent=False)  # (context, D / 2)
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None, at: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: AnyCache | None = None, at: Tensor | None = None) -> Tensor:
         """Return logits (B, T, V); with a cache, `tokens` continue what it holds and are added to it.
 
         With `at`, rising numbers of N places counted through all rows, only their logits (N, V) are made, and
@@ -175,7 +183,7 @@ class GPT(nn.Module):
         """
         return self.lm_head(self.hidden(tokens, cache) if at is None else self._hidden_at(tokens, at))  # type: ignore[no-any-return]
 
-    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, cache: AnyCache | None = None) -> Tensor:
         """Return the vectors (B, T, C) that the head turns into logits."""
         T = tokens.size(1)
         if cache is None:
