@@ -26,7 +26,7 @@ class FixedSteps:
         self._inputs = torch.zeros(2, len(cache.lengths), dtype=torch.long, device=cache.keys.device)
         self._view = FixedCache(cache, self._inputs[1])
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._taken = 0
+        self._begun = False
         self._logits = torch.empty(0)
 
     @torch.no_grad()
@@ -34,13 +34,13 @@ class FixedSteps:
         """Add one token to every row; return the next logits (B, V), which hold until the next step."""
         slots = [min(length, self._cache.slots - 1) for length in self._cache.lengths]
         self._inputs.copy_(torch.tensor([list(tokens), slots]))
-        if self._graph is None and self._taken and self._inputs.is_cuda:
+        if self._graph is None and self._begun and self._inputs.is_cuda:
             self._graph = self._captured()
         if self._graph is None:
             self._logits = self._compute()
         else:
             self._graph.replay()
-        self._taken += 1
+        self._begun = True
         self._cache.advance(1)
         return self._logits
 

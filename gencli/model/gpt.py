@@ -64,11 +64,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(D, shape.norm_epsilon)
 
     def forward(
-        self,
-        x: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        cache: AnyCache | None,
-        places: Places | None,
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: AnyCache | None, places: Places | None
     ) -> Tensor:
         joint = joint_linear(x, self.q_proj, self.k_proj, self.v_proj)
         if cache is None and compiled_norms.are_made_of(joint, self.q_norm.weight):
@@ -135,11 +131,7 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(
-        self,
-        x: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        cache: AnyCache | None,
-        places: Places | None = None,
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: AnyCache | None, places: Places | None = None
     ) -> Tensor:
         """Return the stream (B, T, C) after the block; with `places`, from (N, C) those (M, C) that go out."""
         branch = self.drop(self.self_attn(self.input_layernorm(x), rotation, cache, places))
