@@ -386,17 +386,18 @@ def test_a_number_out_of_range_is_a_usage_error(setting: str, value: float) -> N
 @settings(deadline=None)
 @given(
     seed=st.integers(0, 10**6),
-    size=st.integers(1, 300),
-    top_k=st.integers(0, 320),
+    size=st.one_of(st.integers(1, 300), st.integers(300, 5000)),
+    top_k=st.one_of(st.integers(0, 5), st.integers(0, 320)),
+    shift=st.sampled_from([0.0, -40.0, 40.0]),
     min_p=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
     temperature=st.sampled_from([1e-300, 0.3, 1.0, 50.0]),
     uniform=st.floats(0, 1, exclude_max=True),
 )
 def test_the_compiled_draw_is_that_of_the_filters_one_after_the_other(
-    seed: int, size: int, top_k: int, min_p: float, temperature: float, uniform: float
+    seed: int, size: int, top_k: int, shift: float, min_p: float, temperature: float, uniform: float
 ) -> None:
     random = np.random.default_rng(seed)
-    logits = np.round(random.normal(0, 4, size), 1).astype(np.float32)  # with ties
+    logits = np.round(random.normal(shift, 4, size), 1).astype(np.float32)  # with ties
     logits[random.random(size) < 0.2] = -np.inf
     logits[random.integers(size)] = 1.0
     filtered = keep_min_p(keep_top_k(logits, top_k), min_p)

@@ -17,38 +17,72 @@ from gencli.kernels.sums import largest_of, sum_of
 Numbers = npt.NDArray[np.float64]
 
 _BLOCK = 64  # logits that are passed over together
+_LOWEST = np.finfo(np.float32).min
 _LEAST = np.float32(-87)  # below, e to the power of it is 0 in float32
 
 
 @kernel
-def _sunk(heap: FloatArray, number: np.float32) -> None:
-    """Put a number in the place of a heap's least one, which stands first."""
-    place = 0
-    while True:
-        child = 2 * place + 1
-        if child >= heap.size:
-            break
-        if child + 1 < heap.size and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= number:
-            break
-        heap[place] = heap[child]
-        place = child
-    heap[place] = number
+def _with_key(key: np.int64) -> np.float32:
+    """Return the float that has a place in the order of all floats; that of 0.0 is 0."""
+    bits = np.int32(key)
+    return np.float32(np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32))
 
 
 @kernel
-def _threshold(logits: FloatArray, heap: FloatArray) -> np.float32:
-    """Return the least of the highest logits, as many as the heap holds."""
-    for place in range(heap.size):
-        heap[place] = np.float32(-np.inf)
-    for start in range(0, logits.size, _BLOCK):
-        some = logits[start : start + _BLOCK]
-        if largest_of(some) > heap[0]:
-            for logit in some:
-                if logit > heap[0]:
-                    _sunk(heap, logit)
-    return heap[0]
+def _key_of(number: np.float32) -> np.int64:
+    """Return the place of a float in the order of all floats."""
+    bits = np.float32(number).view(np.int32)
+    return np.int64(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+@kernel
+def _limit(numbers: FloatArray, many: int) -> np.float32:
+    """Return what the `many` highest of more numbers are not below, and no others but those equal to the last.
+
+    Between the least and the largest float, what is left of the range is halved until so many are counted.
+    """
+    low, high = _key_of(np.float32(-np.inf)), _key_of(largest_of(numbers)) + 1
+    while high - low > 1:
+        middle = (low + high) >> 1
+        limit, count = _with_key(middle), np.int32(0)
+        for i in range(numbers.size):
+            count += np.int32(numbers[i] >= limit)
+        if count >= many:
+            low = middle
+        else:
+            high = middle
+        if count == many:
+            break
+    return _with_key(low)
+
+
+@kernel
+def _highest(logits: FloatArray, many: int, ids: IntArray, found: FloatArray) -> int:
+    """Set the first of the ids, and of what is found, to the finite logits [V] that `_limit` leaves; return how many.
+
+    Some blocks' largest logits are as many as are asked for: what is below all of these is passed over. They stand at
+    the end of what is found, where the others come only after all blocks have been looked at.
+    """
+    blocks = (logits.size + _BLOCK - 1) // _BLOCK
+    peaks, floor, count = found[logits.size - blocks :], _LOWEST, 0
+    for block in range(blocks):
+        peaks[block] = largest_of(logits[block * _BLOCK : (block + 1) * _BLOCK])
+    if logits.size > many:
+        floor = max(floor, _limit(peaks if blocks > many else logits, many))
+    for block in range(blocks):
+        if peaks[block] >= floor:
+            for identity in range(block * _BLOCK, min((block + 1) * _BLOCK, logits.size)):
+                if logits[identity] >= floor:
+                    ids[count], found[count] = identity, logits[identity]
+                    count += 1
+    if count <= many:
+        return count
+    floor, left = _limit(found[:count], many), 0
+    for place in range(count):
+        if found[place] >= floor:
+            ids[left], found[left] = ids[place], found[place]
+            left += 1
+    return left
 
 
 @kernel
@@ -104,16 +138,8 @@ def draw(logits: FloatArray, counts: IntArray, numbers: Numbers, ids: IntArray, 
     counts[1] = -1
     if np.isnan(sum_of(logits)):
         return
-    threshold = _threshold(logits, weights[:top_k]) if 0 < top_k < logits.size else np.float32(-np.inf)
-    count, peak = 0, largest_of(logits)
-    for start in range(0, logits.size, _BLOCK):
-        end = min(start + _BLOCK, logits.size)
-        if largest_of(logits[start:end]) >= threshold:
-            for identity in range(start, end):
-                logit = logits[identity]
-                if logit >= threshold and logit > np.float32(-np.inf):
-                    ids[count], weights[count] = identity, logit
-                    count += 1
+    count = _highest(logits, top_k if top_k > 0 else logits.size, ids, weights)
+    peak = largest_of(weights[:count])
     if not np.isfinite(peak):
         return
     floor = peak + np.float32(np.log(least_share)) if least_share > 0 else np.float32(-np.inf)
