@@ -23,8 +23,11 @@ IntArray = npt.NDArray[np.int64]
 CacheArray = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 Index = int | np.int64
 
-_key_tile_4, _key_tile_1 = (byte_tile(1, many, group_size=KEY_GROUP, ahead=False) for many in (4, 1))
-_value_tile_4, _value_tile_1 = (byte_tile(1, many, ahead=False) for many in (4, 1))
+_BLOCKS = (
+    GROUP // BLOCK
+)  # of slots that are taken at a time, whether all are seen or not: there are whole groups
+_key_tile = byte_tile(1, _BLOCKS, group_size=KEY_GROUP)
+_value_tile_4, _value_tile_1 = (byte_tile(1, many) for many in (4, 1))
 _SMALLEST = np.float32(1e-30)  # of scales: those of nothing but zeros
 
 
@@ -260,11 +263,13 @@ def _attend_by_bytes(
     for item in range(first, end):
         row, shared, token, head = _place_of(item, queries, cache, places, joined)
         keys, values, seen = cache.keys[row, shared], cache.values[row, shared], places.positions[token] + 1
-        _weigh_bytes(seen, queries[item], keys, cache.key_scales[row, shared : shared + 1], room, rounded)
+        scales = cache.key_scales[row, shared : shared + 1]
+        _weigh_bytes(seen, queries[item], keys, scales, room, rounded, values)
         score = room[0, :seen]
         total = _raised(score, width)
         _scale(score, cache.value_scales[row, shared], values)
-        _mix_bytes(seen, values, np.float32(1) / total, room, rounded)
+        row, shared, _, _ = _place_of(min(item + 1, end - 1), queries, cache, places, joined)
+        _mix_bytes(seen, values, np.float32(1) / total, room, rounded, cache.keys[row, shared])
         for i in range(width):
             joined[token, head * width + i] = room[1, i]
 
@@ -288,30 +293,40 @@ def _weigh_bytes(
     scales: FloatArray,
     room: FloatArray,
     rounded: Rounded,
+    values: CacheArray,
 ) -> None:
-    """Set the first row of the room to a query times packed keys."""
+    """Set the first row of the room to a query times packed keys; the values are asked for meanwhile."""
     round_vector(query, rounded, 0, KEY_GROUP)
     groups = (query.size + KEY_GROUP - 1) // KEY_GROUP
     arrays = (keys, rounded.numbers, room, scales, rounded.scales, rounded.corrections)
-    blocks = (seen + BLOCK - 1) // BLOCK
-    for block in range(0, blocks // 4 * 4, 4):
-        _key_tile_4(arrays, (block, 0, groups))
-    for block in range(blocks // 4 * 4, blocks):
-        _key_tile_1(arrays, (block, 0, groups))
+    for block in range(0, (seen + BLOCK - 1) // BLOCK, _BLOCKS):
+        ahead = values.ctypes.data + block * BLOCK * BLOCK
+        _key_tile(arrays, (block, 0, groups, ahead, values.shape[1], BLOCK * KEY_GROUP))
 
 
 @kernel
-def _mix_bytes(seen: int, values: CacheArray, factor: np.float32, room: FloatArray, rounded: Rounded) -> None:
-    """Set the second row of the room to packed values weighted by the first one, times a factor."""
+def _mix_bytes(
+    seen: int,
+    values: CacheArray,
+    factor: np.float32,
+    room: FloatArray,
+    rounded: Rounded,
+    keys: CacheArray,
+) -> None:
+    """Set the second row of the room to packed values weighted by the first one, times a factor.
+
+    The keys, which are those that come next, are asked for meanwhile.
+    """
     round_vector(room[0, :seen], rounded, 0, GROUP)
     groups, parts = (seen + GROUP - 1) // GROUP, values.shape[0]
     for i in range(parts * BLOCK):
         room[2, i] = factor
     arrays = (values, rounded.numbers, room[1:], room[2:], rounded.scales, rounded.corrections)
+    ahead, across = keys.ctypes.data, keys.shape[1]
     for part in range(0, parts // 4 * 4, 4):
-        _value_tile_4(arrays, (part, 0, groups))
+        _value_tile_4(arrays, (part, 0, groups, ahead, across, _BLOCKS * across))
     for part in range(parts // 4 * 4, parts):
-        _value_tile_1(arrays, (part, 0, groups))
+        _value_tile_1(arrays, (part, 0, groups, ahead + part * across, across, _BLOCKS * across))
 
 
 @kernel

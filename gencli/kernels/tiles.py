@@ -211,19 +211,20 @@ def block_tile(tokens: int, blocks: int) -> Any:
     return _tile(emit)
 
 
-def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP, ahead: bool = True) -> Any:
+def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP) -> Any:
     """Return a function that sets out (T, R blocks of 16) to bytes of x times packed bytes of weights, scaled.
 
     Its arrays are (weights, x, out, the rows' scales, the scales of x's groups, their corrections), its numbers the
     first block, the first token and the groups. A block holds, for every four columns, the four numbers of each of
     its 16 rows, and 128 is added to each; a correction is 128 times the sum of a group of x, negative. One
-    instruction, vpdpbusd, multiplies 64 pairs of bytes and adds them to 16 sums. If `ahead`, the blocks after these
-    are asked for meanwhile: so far ahead, they come in time also from memory that others use.
+    instruction, vpdpbusd, multiplies 64 pairs of bytes and adds them to 16 sums. The blocks after these are asked for
+    meanwhile: so far ahead, they come in time also from memory that others use. Where something else comes next, the
+    numbers go on with its address and its strides from block to block and from group to group.
     """
 
     def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
-        (weights, x, out, row_scales, scales, corrections), (row, token, groups) = matrices, numbers
-        b = build.b
+        (weights, x, out, row_scales, scales, corrections) = matrices
+        (row, token, groups, *elsewhere), b = numbers, build.b
         whole, single = ir.VectorType(_INT, BLOCK), ir.VectorType(_FLOAT, BLOCK)
         add_products = cgutils.get_or_insert_function(
             b.module, ir.FunctionType(whole, [whole] * 3), "llvm.x86.avx512.vpdpbusd.512"
@@ -234,10 +235,13 @@ def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP, ahead: bool 
         sums = {place: cgutils.alloca_once_value(b, none) for place in places}
         with cgutils.for_range(b, groups) as loop:
             group = loop.index
-            starts = [
-                build.place(weights.row(build, row, r), (group, BLOCK * group_size))
-                for r in range(2 * blocks if ahead else blocks)
-            ]
+            at_group = (group, BLOCK * group_size)
+            starts = [build.place(weights.row(build, row, r), at_group) for r in range(blocks)]
+            if elsewhere:
+                address, across, along = elsewhere
+                nexts = [build.place(address, (r, across), (group, along)) for r in range(blocks)]
+            else:
+                nexts = [build.place(weights.row(build, row, blocks + r), at_group) for r in range(blocks)]
             rights = [build.place(x.row(build, token, t), (group, group_size)) for t in range(tokens)]
             for (t, _), total in sums.items():
                 correction = build.load(_INT, build.place(corrections.row(build, token, t), (group, 4)))
@@ -245,10 +249,9 @@ def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP, ahead: bool 
             with cgutils.for_range(b, build.long(group_size // 4 // _FOURS)) as inner:
                 for number in range(_FOURS):
                     four = b.add(b.mul(inner.index, build.long(_FOURS)), build.long(number))
-                    at_four = [build.place(start, (four, BLOCK * 4)) for start in starts]
-                    for place in at_four[blocks:]:
-                        build.fetch(place)
-                    left = [build.load(whole, place) for place in at_four[:blocks]]
+                    for start in nexts:
+                        build.fetch(build.place(start, (four, BLOCK * 4)))
+                    left = [build.load(whole, build.place(start, (four, BLOCK * 4))) for start in starts]
                     for t in range(tokens):
                         right = build.spread(build.load(_INT, build.place(rights[t], (four, 4))), BLOCK)
                         for r in range(blocks):
