@@ -86,18 +86,24 @@ def workers_for(model: ModelFolder, peers: Sequence[str], precisions: Sequence[s
     return {worker.name: worker for worker in made}
 
 
-def rounds(workers: Sequence[Worker], request: Request, repeats: int) -> None:
-    """Measure the engines in turn, after a round that does not count.
+def rounds(workers: Sequence[Worker], requests: Sequence[Request], repeats: int) -> None:
+    """Measure the engines in turn at each request in turn, after a round that does not count.
 
-    Of one engine's counts of threads, those go on that were not far from the fastest in that round.
+    What is compared is so measured in the same moments. Of one engine's counts of threads, those go on that were
+    not far from the fastest in that round.
     """
+    going = [(request, worker) for request in requests for worker in near_fastest(workers, request)]
+    for _ in range(repeats):
+        for request, worker in going:
+            worker.measure(request)
+
+
+def near_fastest(workers: Sequence[Worker], request: Request) -> list[Worker]:
+    """Try the engines that can do a piece of work; return those whose count of threads may be their fastest."""
     able = [worker for worker in workers if request.rows <= worker.most_rows]
     tried = {worker: worker.measure(request, counts=False) for worker in able}
     fastest = {worker.engine: tried[worker] for worker in sorted(able, key=lambda worker: -tried[worker])}
-    near = [worker for worker in able if tried[worker] <= _NEAR * fastest[worker.engine]]
-    for _ in range(repeats):
-        for worker in near:
-            worker.measure(request)
+    return [worker for worker in able if tried[worker] <= _NEAR * fastest[worker.engine]]
 
 
 def compared(part: str, name: str, workers: dict[str, Worker], request: Request) -> Iterator[Figure]:
@@ -140,12 +146,12 @@ def decode(
     everyone = list(workers.values())
     single, reading = Request(1, PROMPT, NEW), Request(1, 0, _READINGS)
     with Worker("memory", "memory") as memory:
-        rounds([memory], reading, 1)
-        for request in requests:
-            rounds(everyone, request, arguments.repeats)
-            yield from compared("decode", name, workers, request)
-        rounds([memory], reading, 1)
+        rounds([memory], [reading], 1)
+        rounds(everyone, requests, arguments.repeats)
+        rounds([memory], [reading], 1)
         bandwidth = 1e9 / memory.median(reading)
+    for request in requests:
+        yield from compared("decode", name, workers, request)
     for ours in (worker for worker in workers.values() if worker.kind == "gencli" and single in requests):
         rate = NEW / ours.median(single)
         for request in requests[1:]:
@@ -230,7 +236,7 @@ def figures(arguments: argparse.Namespace, folder: Path) -> Iterator[Figure]:
                 yield from decode(name, model, workers, arguments)
             for part, request in timed.items():
                 if part in arguments.only:
-                    rounds(list(workers.values()), request, arguments.repeats)
+                    rounds(list(workers.values()), [request], arguments.repeats)
                     yield from compared(part, name, workers, request)
     if "process" in arguments.only:
         model = model_in(folder, shape_of(*SHAPES[PROCESS_SHAPE]))
