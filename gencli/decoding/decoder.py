@@ -170,12 +170,12 @@ def _next(row: _Row, logits: FloatArray, rules: Rules, logprobs: int | None, kno
     """Choose the row's next id, if it is not known, and take it in."""
     if known is None:
         chosen, row.progress = _chosen(row, logits, rules)
+        row.history.add(chosen)
     else:
         chosen, row.progress = known, rules.advanced(row.progress, known)
     row.remaining -= 1
     row.written += 1
     row.ids.append(chosen)
-    row.history.add(chosen)
     text, finish = _text_of(row, chosen, rules)
     row.text += text
     token = Token(row.number, chosen, text, finish, complete=_is_complete(row, rules) if finish else True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections.abc import Sequence
 
@@ -59,27 +58,37 @@ class RowDraws:
 
     def __init__(self, top_k: int, least_share: float, temperature: float, *, threads: int) -> None:
         self._asked, self._threads = (top_k, least_share, temperature), threads
-        self._size = 0, 0
-        self._added: list[FloatArray | None] = []  # whose addresses are known
+        self._size, self._given = (0, 0), (0, 0)  # the shape of the logits; their address and stride
+        # addresses by identity, with the arrays, which have to stay where they are
+        self._added: dict[int, tuple[int, FloatArray]] = {}
 
     def draw(self, logits: FloatArray, added: Sequence[FloatArray], uniforms: Sequence[float]) -> list[int]:
-        """Return an id for each row of logits [B, V], to which what is `added` [V] comes before; -1 as `draw`."""
+        """Return an id for each row of logits [B, V], to which what is `added` [V] comes before; -1 as `draw`.
+
+        What is added is remembered: it should be one of few arrays.
+        """
         if self._size != logits.shape:
             self._make(*logits.shape)
         if logits.strides[1] != logits.itemsize:
             logits = np.ascontiguousarray(logits)
         address, step = logits.__array_interface__["data"][0], logits.strides[0]
-        self._places[:, 0] = [address + step * row for row in range(len(added))]
-        if not all(map(operator.is_, added, self._added)):
-            self._places[:, 1] = [each.__array_interface__["data"][0] for each in added]
-            self._added = list(added)
+        if self._given != (address, step):
+            self._given = address, step
+            self._places[:, 0] = [address + step * row for row in range(len(added))]
+        self._places[:, 1] = [self._address(each) for each in added]
         self._numbers[:, 2] = uniforms
         self._job(self._threads if len(added) > 1 else 1)
         found: list[int] = self._counts[:, 1].tolist()
         return found
 
+    def _address(self, added: FloatArray) -> int:
+        known = self._added.get(id(added))
+        if known is None:
+            known = self._added[id(added)] = added.__array_interface__["data"][0], added
+        return known[0]
+
     def _make(self, rows: int, columns: int) -> None:
-        self._size, self._added = (rows, columns), [None] * rows
+        self._size, self._given = (rows, columns), (0, 0)
         top_k, least_share, temperature = self._asked
         self._places, self._counts = np.zeros((rows, 2), np.int64), np.full((rows, 2), top_k, np.int64)
         self._numbers = np.tile(np.array([least_share, temperature, 0.0]), (rows, 1))

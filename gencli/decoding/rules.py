@@ -62,6 +62,8 @@ class Rules:
             from gencli.decoding.constraint import Constraint
 
             self._constraint = Constraint(grammar, tokenizer)
+        # whether nothing counts but that the text is valid UTF-8
+        self.is_plain = self._constraint is None and not self._bans and min_new_tokens == 0
 
     def start(self, budget: int) -> Progress:
         """Return where a text of `budget` tokens begins. Raises UsageError when none is that short."""
@@ -84,11 +86,6 @@ class Rules:
                 return None
             left = np.where(allowed, logits, EXCLUDED)
         return exclude(left, (self.end,)) if written < self._least else left
-
-    @property
-    def is_plain(self) -> bool:
-        """Tell whether nothing counts but that the text is valid UTF-8."""
-        return self._constraint is None and not self._bans and self._least == 0
 
     def excluded(self, progress: Progress, remaining: int) -> FloatArray:
         """Return what to add to the logits [V] so that nothing comes that may not, if the rules are plain."""
@@ -116,11 +113,14 @@ class Rules:
         """Return where the text is after an id."""
         if identity == self.end:
             return progress
+        state = self._mask.advance(progress.state, identity)
+        if self.is_plain:
+            return progress if state is progress.state else Progress(state)
         place = progress.place
         if self._constraint is not None and place is not None:
             place = self._constraint.advance(place, identity)
         tail = self._bans.advance(progress.tail, identity) if self._bans else b""
-        return Progress(self._mask.advance(progress.state, identity), tail, place)
+        return Progress(state, tail, place)
 
     def matches(self, text: str) -> bool:
         """Tell whether a text is what was asked for."""

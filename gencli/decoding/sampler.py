@@ -119,7 +119,7 @@ class Sampler:
 
     def uniform(self) -> float:
         """Return the uniform number of the next draw."""
-        return float(self._random.random()) if self.sampling.temperature > 0 else 0.0
+        return self._random.random() if self.sampling.temperature > 0 else 0.0
 
     def draw(
         self, logits: FloatArray, past: History = _NOTHING, allowed: npt.NDArray[np.bool_] | None = None
