@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def engine(request: pytest.FixtureRequest, model_folder: Path) -> Engine:
     return engines(model_folder)[request.param]
 
 
+def found_after(engine: Engine, tokenizer: Tokenizer, prompt: Sequence[int], **asked: Any) -> Found:
+    ((number, found),) = search(engine, tokenizer, [prompt], **asked)
+    assert number == 0
+    return found
+
+
 @pytest.mark.parametrize(
     ("beams", "length_penalty", "sampling"),
     [
@@ -56,7 +63,7 @@ def test_the_text_is_that_of_hugging_face(
 
     peer = AutoModelForCausalLM.from_pretrained(model_folder).eval()
     for prompt in PROMPTS:
-        found = search(
+        found = found_after(
             engine, _free(tokenizer), prompt, beams=beams, sampling=sampling, max_new_tokens=12,
             length_penalty=length_penalty,
         )  # fmt: skip
@@ -70,15 +77,30 @@ def test_the_text_is_that_of_hugging_face(
 
 def test_one_beam_is_greedy(engine: Engine, tokenizer: Tokenizer) -> None:
     for prompt in PROMPTS:
-        found = search(engine, tokenizer, prompt, beams=1, sampling=GREEDY, max_new_tokens=20)
+        found = found_after(engine, tokenizer, prompt, beams=1, sampling=GREEDY, max_new_tokens=20)
         events = generate(engine, tokenizer, [prompt], sampling=GREEDY, seed=0, max_new_tokens=20)
         assert found.ids == [event.id for event in events if isinstance(event, Token)]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(repetition_penalty=1.4, no_repeat_ngram=2)])
+def test_prompts_are_searched_together_as_each_alone(
+    engine: Engine, tokenizer: Tokenizer, sampling: Sampling
+) -> None:
+    prompts = [*PROMPTS, [1, *range(300, 360)], [1, 310, 300, 305]]
+    asked: Any = {"beams": 3, "sampling": sampling, "max_new_tokens": 14, "stop": ["a", "다"]}
+    together = dict(search(engine, tokenizer, prompts, **asked))
+    assert sorted(together) == list(range(len(prompts)))
+    assert len({len(found.ids) for found in together.values()}) > 1  # they don't all end at the same step
+    for number, prompt in enumerate(prompts):
+        alone = found_after(engine, tokenizer, prompt, **asked)
+        assert (together[number].ids, together[number].text) == (alone.ids, alone.text)
+        assert together[number].score == pytest.approx(alone.score, abs=1e-4)
 
 
 def test_more_beams_find_a_text_no_less_likely(engine: Engine, tokenizer: Tokenizer) -> None:
     def total(beams: int) -> float:
         return sum(
-            search(
+            found_after(
                 engine, tokenizer, prompt, beams=beams, sampling=GREEDY, max_new_tokens=10, length_penalty=0.0
             ).score
             for prompt in PROMPTS
@@ -89,7 +111,7 @@ def test_more_beams_find_a_text_no_less_likely(engine: Engine, tokenizer: Tokeni
 
 def test_rules_hold_for_beams_too(engine: Engine, tokenizer: Tokenizer) -> None:
     def found(**rules: Any) -> Found:
-        return search(engine, tokenizer, [1, 300], beams=3, sampling=GREEDY, max_new_tokens=16, **rules)
+        return found_after(engine, tokenizer, [1, 300], beams=3, sampling=GREEDY, max_new_tokens=16, **rules)
 
     free = found(min_new_tokens=12)
     piece = free.text[2:4]
@@ -98,7 +120,7 @@ def test_rules_hold_for_beams_too(engine: Engine, tokenizer: Tokenizer) -> None:
     stopped = found(min_new_tokens=12, stop=[piece])
     assert piece not in stopped.text and stopped.text != free.text
     assert len(found(min_new_tokens=16).ids) == 16
-    long = search(engine, tokenizer, [1, *range(300, 360)], beams=2, sampling=GREEDY, max_new_tokens=99)
+    long = found_after(engine, tokenizer, [1, *range(300, 360)], beams=2, sampling=GREEDY, max_new_tokens=99)
     assert long.finish == "length" or long.ids[-1] == tokenizer.eos
 
 

@@ -267,8 +267,14 @@ def test_greedy_and_search_match_too() -> None:
         grammar = regex_grammar(pattern)
         (row,) = written(grammar, 8, seed, sampling=Sampling(temperature=0.0))
         assert re.fullmatch(pattern, text_of(row))
-        found = search(
-            Noise(TOKENIZER, seed), TOKENIZER, [1], beams=3, sampling=FREE, max_new_tokens=8, grammar=grammar
+        ((_, found),) = search(
+            Noise(TOKENIZER, seed),
+            TOKENIZER,
+            [[1]],
+            beams=3,
+            sampling=FREE,
+            max_new_tokens=8,
+            grammar=grammar,
         )
         assert re.fullmatch(pattern, found.text) and found.complete and len(found.ids) <= 8
 

@@ -15,7 +15,7 @@ from gencli.cli.pipes import is_piped, piped_text, text_of
 from gencli.cli.recalling import check_recall, write_surer
 from gencli.cli.sureness import UNKNOWN, coloured, open_sureness, piece_records
 from gencli.errors import UsageError
-from gencli.settings import GenerateSettings
+from gencli.settings.decoding import GenerateSettings
 
 if TYPE_CHECKING:
     from gencli.cli.writer import Writer
@@ -43,7 +43,6 @@ def generate(settings: GenerateSettings) -> None:
     from gencli.cli.places import cache_folder
     from gencli.cli.writer import Writer
     from gencli.decoding.engines import open_engine
-    from gencli.decoding.recall import open_recaller
     from gencli.decoding.writing import grammar_of
     from gencli.model.folder import open_model
     from gencli.ui import Screen
@@ -56,7 +55,11 @@ def generate(settings: GenerateSettings) -> None:
     engine = open_engine(folder, engine=settings.engine, device=settings.device, precision=settings.precision)
     chat = folder.is_chat and not settings.raw
     sureness = open_sureness(settings, folder.path, screen)
-    recaller = open_recaller(folder, engine, sureness.calibration, sureness.note) if settings.recall else None
+    recaller = None
+    if settings.recall:
+        from gencli.decoding.recall import open_recaller
+
+        recaller = open_recaller(folder, engine, sureness.calibration, sureness.note)
     writer = Writer(
         settings, engine, folder.tokenizer, chat, settings.seed or 0, screen, sureness, grammar, recaller
     )
@@ -145,7 +148,7 @@ def _write_found(writer: Writer, prompt: str) -> None:
     from gencli.ui import emit, write
 
     with writer.screen.patient("compiling the decoding loop for this machine, once"):
-        found = writer.searched(writer.ids(prompt))
+        _, found = next(writer.searched([writer.ids(prompt)]))
     if writer.settings.json:
         record = {**found_record(found, writer.sureness), **writer.matches(found)}
         emit({"event": "sample", "prompt": prompt, **record})

@@ -17,7 +17,7 @@ from gencli.cli.rows_file import RowsFile, open_rows_file
 from gencli.cli.sureness import piece_records
 from gencli.cli.writer import Writer, choices_record, found_record, logprobs_of
 from gencli.errors import InputError, RunStateError
-from gencli.settings import GenerateSettings
+from gencli.settings.decoding import GenerateSettings
 from gencli.ui import Screen, clock_text, emit
 
 if TYPE_CHECKING:
@@ -168,15 +168,13 @@ def _records(writer: Writer, window: Sequence[Wanted], tally: Tally) -> Iterator
         else:
             wanted.ids = writer.ids(wanted.row.prompt)
             good.append(wanted)
-    if writer.settings.beams > 1:
-        for wanted in good:
-            found = writer.searched(wanted.ids)
-            said = {**found_record(found, writer.sureness), **writer.matches(found)}
-            yield wanted.row.line, [wanted.record(prompt=wanted.row.prompt, **said)]
-        return
-    rows = max(1, writer.settings.batch_size // writer.settings.num_samples)
+    settings = writer.settings
+    rows = max(1, settings.batch_size // max(settings.num_samples, settings.beams))
     for batch in batches_by_length(good, lambda wanted: len(wanted.ids), rows):
-        yield from _chosen(writer, batch) if writer.settings.choices else _written(writer, batch, tally)
+        if settings.choices:
+            yield from _chosen(writer, batch)
+        else:
+            yield from _found(writer, batch) if settings.beams > 1 else _written(writer, batch, tally)
 
 
 def _chosen(writer: Writer, batch: Sequence[Wanted]) -> Iterator[tuple[int, Records]]:
@@ -184,6 +182,14 @@ def _chosen(writer: Writer, batch: Sequence[Wanted]) -> Iterator[tuple[int, Reco
     ranked = writer.ranked([wanted.ids for wanted in batch])
     for wanted, choices in zip(batch, ranked, strict=True):
         said = choices_record(choices, writer.sureness)
+        yield wanted.row.line, [wanted.record(prompt=wanted.row.prompt, **said)]
+
+
+def _found(writer: Writer, batch: Sequence[Wanted]) -> Iterator[tuple[int, Records]]:
+    """Yield what a search with beams finds for a batch."""
+    for number, found in writer.searched([wanted.ids for wanted in batch]):
+        wanted = batch[number]
+        said = {**found_record(found, writer.sureness), **writer.matches(found)}
         yield wanted.row.line, [wanted.record(prompt=wanted.row.prompt, **said)]
 
 

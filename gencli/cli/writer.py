@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gencli.decoding.decoder import Engine, Token
     from gencli.decoding.grammar import Grammar
     from gencli.decoding.recall import Recaller
-    from gencli.settings import GenerateSettings
+    from gencli.settings.decoding import GenerateSettings
     from gencli.text.tokenizer import Tokenizer
     from gencli.ui import Screen
 
@@ -83,15 +83,15 @@ class Writer:
             ends=self.chat, keep=self.settings.keep, cut=self.tell_cut,
         )  # fmt: skip
 
-    def searched(self, prompt: Sequence[int]) -> Found:
-        """Return what a search with beams finds."""
+    def searched(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Found]]:
+        """Yield the number of each prompt, when its search with beams ends, and what was found."""
         from gencli.decoding.beams import search
 
         settings = self.settings
-        found = search(
+        for number, found in search(
             self.engine,
             self.tokenizer,
-            prompt,
+            prompts,
             beams=settings.beams,
             sampling=sampling_of(settings, self.tokenizer),
             max_new_tokens=settings.max_new_tokens,
@@ -102,10 +102,10 @@ class Writer:
             grammar=self.grammar,
             keep=settings.keep,
             cut=self.tell_cut,
-        )
-        if not found.complete:
-            self.incomplete[found.finish] += 1
-        return found
+        ):
+            if not found.complete:
+                self.incomplete[found.finish] += 1
+            yield number, found
 
     def tell_incomplete(self) -> None:
         """Say how many texts ended before they were what the pattern or the schema wants."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,8 +39,8 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _Search:
-    """What holds for all beams."""
+class _Task:
+    """What holds for all beams of a prompt."""
 
     tokenizer: Tokenizer
     rules: Rules
@@ -70,10 +70,28 @@ class _Beam:
         return self.totals[-1] if self.totals else 0.0
 
 
+@dataclass
+class _Search:
+    """The beams of one prompt."""
+
+    task: _Task
+    beams: int
+    running: list[_Beam]
+    ended: list[tuple[float, _Beam]] = field(default_factory=list)
+
+    def goes_on(self, logits: FloatArray) -> bool:
+        """Take the next ids of all beams in, from the logits of the engine's rows; tell whether better may come."""
+        self.running, just_ended = _stepped(self.running, logits, self.task, self.beams)
+        self.ended = sorted([*self.ended, *just_ended], key=lambda one: -one[0])[: self.beams]
+        if not self.running:
+            return False
+        return len(self.ended) < self.beams or _score(self.running[0], self.task) > self.ended[-1][0]
+
+
 def search(
     engine: Engine,
     tokenizer: Tokenizer,
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     *,
     beams: int,
     sampling: Sampling,
@@ -85,40 +103,45 @@ def search(
     grammar: Grammar | None = None,
     keep: int = 1,
     cut: Callable[[int], None] | None = None,
-) -> Found:
-    """Return the best of `beams` texts, by the sum of log-probabilities / tokens ** `length_penalty`.
+) -> Iterator[tuple[int, Found]]:
+    """Yield the number of each prompt, when its search ends, and the best of `beams` texts that follow it.
 
-    At each step the 2 * `beams` likeliest continuations of all texts are looked at: those among the first
-    `beams` that end are set aside, the likeliest of the others go on. The search ends when as many texts are
-    set aside, and none that goes on scores better than the worst of them. The filters from the penalties to
-    the bans apply, to log-probabilities; the others and the temperature do not. Wu et al. 2016 (length
-    normalisation). A text ends where the context is full; of a prompt that fills it the first `keep` tokens
-    and the most recent half are read, and `cut` is told how many are not.
+    The best is that of the highest sum of log-probabilities / tokens ** `length_penalty`. At each step the
+    2 * `beams` likeliest continuations of all texts of a prompt are looked at: those among the first `beams` that
+    end are set aside, the likeliest of the others go on. The search ends when as many texts are set aside, and
+    none that goes on scores better than the worst of them. The filters from the penalties to the bans apply, to
+    log-probabilities; the others and the temperature do not. Wu et al. 2016 (length normalisation). A text ends
+    where the context is full; of a prompt that fills it the first `keep` tokens and the most recent half are
+    read, and `cut` is told how many are not.
     """
-    ids, dropped = recent(prompt, engine.context, keep)
-    if dropped and cut is not None:
-        cut(dropped)
-    budget = min(max_new_tokens, engine.context - len(ids))
     rules = Rules(tokenizer, bans=bans, min_new_tokens=min_new_tokens, grammar=grammar)
-    task = _Search(tokenizer, rules, sampling, stop, budget, length_penalty)
-    progress = rules.start(budget)
-    logits = engine.start([ids], copies=beams, slots=len(ids) + budget)
-    running = [_Beam(0, sampling.history(prompt), progress)]
-    ended: list[tuple[float, _Beam]] = []
-    while True:
+    texts, searches = [], {}
+    for number, prompt in enumerate(prompts):
+        ids, dropped = recent(prompt, engine.context, keep)
+        if dropped and cut is not None:
+            cut(dropped)
+        budget = min(max_new_tokens, engine.context - len(ids))
+        task = _Task(tokenizer, rules, sampling, stop, budget, length_penalty)
+        first = _Beam(number * beams, sampling.history(prompt), rules.start(budget))
+        searches[number] = _Search(task, beams, [first])
+        texts.append(ids)
+    slots = max(len(ids) + one.task.budget for ids, one in zip(texts, searches.values(), strict=True))
+    logits = engine.start(texts, copies=beams, slots=slots)
+    while searches:
         check_finite(logits)
-        running, just_ended = _stepped(running, logits, task, beams)
-        ended = sorted([*ended, *just_ended], key=lambda one: -one[0])[:beams]
-        if not running or (len(ended) == beams and _score(running[0], task) <= ended[-1][0]):
-            break
-        engine.keep([beam.row for beam in running])
-        logits = engine.step(np.array([beam.ids[-1] for beam in running], dtype=np.int64))
+        over = [number for number, one in searches.items() if not one.goes_on(logits)]
+        for number in over:
+            one = searches.pop(number)
+            yield number, _found(*one.ended[0], one.task)
+        running = [beam for one in searches.values() for beam in one.running]
+        if running:
+            engine.keep([beam.row for beam in running])
+            logits = engine.step(np.array([beam.ids[-1] for beam in running], dtype=np.int64))
         for row, beam in enumerate(running):
             beam.row = row
-    return _found(*ended[0], task)
 
 
-def _found(score: float, best: _Beam, task: _Search) -> Found:
+def _found(score: float, best: _Beam, task: _Task) -> Found:
     logprobs = np.diff(best.totals, prepend=0.0).tolist()
     if best.stopped is not None:
         return Found(best.ids, best.stopped, score, "stop", logprobs, task.rules.matches(best.stopped))
@@ -129,7 +152,7 @@ def _found(score: float, best: _Beam, task: _Search) -> Found:
 
 
 def _stepped(
-    running: Sequence[_Beam], logits: FloatArray, task: _Search, beams: int
+    running: Sequence[_Beam], logits: FloatArray, task: _Task, beams: int
 ) -> tuple[list[_Beam], list[tuple[float, _Beam]]]:
     """Return the beams that go on, the likeliest first, and those that end here with their scores."""
     going_on: list[_Beam] = []
@@ -145,12 +168,12 @@ def _stepped(
     return going_on, ended
 
 
-def _score(beam: _Beam, task: _Search) -> float:
+def _score(beam: _Beam, task: _Task) -> float:
     return float(beam.total() / len(beam.ids) ** task.length_penalty)
 
 
 def _likeliest(
-    running: Sequence[_Beam], logits: FloatArray, task: _Search, count: int
+    running: Sequence[_Beam], logits: FloatArray, task: _Task, count: int
 ) -> list[tuple[_Beam, int, float]]:
     """Return the `count` likeliest continuations as (beam, id, sum of log-probabilities), the best first."""
     scores = np.stack([_sums(beam, logits[beam.row], task) for beam in running]).reshape(-1)
@@ -163,7 +186,7 @@ def _likeliest(
     return [(running[place // size], int(place % size), float(scores[place])) for place in best.tolist()]
 
 
-def _sums(beam: _Beam, logits: FloatArray, task: _Search) -> FloatArray:
+def _sums(beam: _Beam, logits: FloatArray, task: _Task) -> FloatArray:
     """Return for each id [V] the sum of log-probabilities with it, -inf where it may not come."""
     own = log_softmax(logits).astype(np.float32)
     possible = task.rules.possible(beam.progress, own, len(beam.ids), task.budget - len(beam.ids))
@@ -174,20 +197,20 @@ def _sums(beam: _Beam, logits: FloatArray, task: _Search) -> FloatArray:
     )
 
 
-def _extended(beam: _Beam, chosen: int, total: float, task: _Search) -> _Beam | None:
+def _extended(beam: _Beam, chosen: int, total: float, task: _Task) -> _Beam | None:
     """Return the beam with one more id, None if what is left of the budget could not complete its text."""
     progress = task.rules.after(beam.progress, chosen, task.budget - len(beam.ids) - 1)
     return None if progress is None else _longer(beam, chosen, progress, total, task)
 
 
-def _on_the_shortest_way(beam: _Beam, logits: FloatArray, task: _Search) -> _Beam:
+def _on_the_shortest_way(beam: _Beam, logits: FloatArray, task: _Task) -> _Beam:
     """Return the beam with the next id of the known end of its text."""
     chosen, progress = task.rules.shortest_way(beam.progress)
     total = beam.total() + float(log_softmax(logits[beam.row])[chosen])
     return _longer(beam, chosen, progress, total, task)
 
 
-def _longer(beam: _Beam, chosen: int, progress: Progress, total: float, task: _Search) -> _Beam:
+def _longer(beam: _Beam, chosen: int, progress: Progress, total: float, task: _Task) -> _Beam:
     history = beam.history.fork()
     history.add(chosen)
     longer = _Beam(beam.row, history, progress, [*beam.ids, chosen], [*beam.totals, total])
