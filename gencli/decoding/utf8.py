@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
@@ -71,10 +71,16 @@ class Utf8Mask:
 
     def __init__(self, piece_bytes: Sequence[bytes], *, forbidden: Collection[int]) -> None:
         self._next = np.full((len(State), len(piece_bytes)), _NOWHERE, dtype=np.int8)
+        whole = []
         for identity, piece in enumerate(piece_bytes):
-            if identity not in forbidden:
-                for state, reached in _journeys(piece):
-                    self._next[state, identity] = reached
+            if identity in forbidden:
+                continue
+            if _is_text(piece):  # nearly all are, and may come only between characters
+                whole.append(identity)
+                continue
+            for state in State:
+                self._next[state, identity] = _walked(state, piece)
+        self._next[State.WHOLE, whole] = State.WHOLE
         self._to_finish = _tokens_to_finish(self._next)
         self._steps = [row.astype(np.uint8).tobytes() for row in self._next]
         self._rows: dict[tuple[State, int], BoolArray] = {}
@@ -110,24 +116,21 @@ class Utf8Mask:
         return _STATES[self._steps[state][identity]]
 
 
-def _journeys(piece: bytes) -> Iterable[tuple[State, State]]:
-    """Yield (from, to) for each state in which `piece` may come."""
-    if not piece:
-        return [(State.WHOLE, State.WHOLE)]
+def _is_text(piece: bytes) -> bool:
+    """Tell whether these are whole characters, or none."""
     try:
         piece.decode("utf-8")
     except UnicodeDecodeError:
-        ends = [(state, _walked(state, piece)) for state in State]
-        return [(state, end) for state, end in ends if end is not None]
-    return [(State.WHOLE, State.WHOLE)]
+        return False
+    return True
 
 
-def _walked(state: State, piece: bytes) -> State | None:
-    """Return the state after the bytes of `piece`, None if one of them is illegal."""
+def _walked(state: State, piece: bytes) -> int:
+    """Return the state after the bytes of `piece`, _NOWHERE if one of them is illegal."""
     for byte in piece:
         following = [to for first, last, to in _STEPS[state] if first <= byte <= last]
         if not following:
-            return None
+            return _NOWHERE
         state = following[0]
     return state
 
@@ -136,9 +139,9 @@ def _tokens_to_finish(following: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
     """Return per state the fewest tokens that complete its character, _NEVER where nothing does."""
     fewest = np.full(len(State), _NEVER, dtype=np.int64)
     fewest[State.WHOLE] = 0
+    reached = [np.flatnonzero(np.bincount(row + 1)[1:]) for row in following]  # the first count is of nowhere
     for _ in State:
         for state in State:
-            reached = fewest[np.unique(following[state][following[state] != _NOWHERE])]
-            if state != State.WHOLE and reached.size:
-                fewest[state] = min(fewest[state], reached.min() + 1)
+            if state != State.WHOLE and reached[state].size:
+                fewest[state] = min(fewest[state], fewest[reached[state]].min() + 1)
     return fewest
