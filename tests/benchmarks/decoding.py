@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -169,7 +170,7 @@ def decode(
 
 
 def process(model: ModelFolder, peers: Sequence[str], repeats: int) -> Iterator[Figure]:
-    """Yield the seconds of whole processes that write a text."""
+    """Yield the seconds of whole processes that write a text, each with its modules compiled, as pip leaves them."""
     python, generate = sys.executable, ("-m", "gencli", "generate", "once upon", "-m", str(model.path), "-q")
     for new in (1, 200):
         commands = {
@@ -190,10 +191,13 @@ def process(model: ModelFolder, peers: Sequence[str], repeats: int) -> Iterator[
         if "transformers" in peers:
             path = str(model.path)
             commands["transformers"] = (python, "-c", _TRANSFORMERS_SCRIPT, path, str(new))
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(model.path.parent / "pycache")}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        call = partial(subprocess.run, check=True, capture_output=True, env=environment)
         times: dict[str, list[float]] = {name: [] for name in commands}
         for number in range(repeats + 1):
             for name, command in commands.items():
-                seconds = seconds_per_call(partial(subprocess.run, command, check=True, capture_output=True))
+                seconds = seconds_per_call(partial(call, command))
                 times[name] += [seconds] * (number > 0)
         for name, found in times.items():
             yield {
