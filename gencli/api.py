@@ -19,7 +19,7 @@ from gencli.errors import UsageError
 from gencli.knobs import knobs_of, settings_of
 from gencli.model import folder
 from gencli.model.confidence import Calibration, read_calibration
-from gencli.settings import WritingChoice
+from gencli.settings.decoding import WritingChoice
 
 if TYPE_CHECKING:
     from gencli.decoding.decoder import Engine

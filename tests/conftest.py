@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import torch
 
-import gencli.cli  # noqa: F401  registers the commands
 from gencli.cli.app import run
 from gencli.model import compiled_norms
 from gencli.model.folder import Arrays, publish

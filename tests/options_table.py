@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
-from gencli import settings as declared
 from gencli.cli.app import app
+from gencli.cli.commands import load
 from gencli.knobs import REQUIRED, Common, Knob, flag_of, knobs_of
 
 README = Path(__file__).parent.parent / "README.md"
@@ -14,9 +15,14 @@ BEGIN, END = "<!-- options -->", "<!-- /options -->"
 
 def commands() -> dict[str, type[Common]]:
     """Return the settings class of each command, in the order of the help."""
-    classes = {name.removesuffix("Settings").lower(): name for name in declared.__all__ if "Settings" in name}
-    listed = [str(command.name) for command in app.registered_commands]
-    return {command: getattr(declared, classes[command]) for command in sorted(classes, key=listed.index)}
+    load([])
+    classes = {
+        name.removesuffix("Settings").lower(): found
+        for module in ("alignment", "decoding", "tools", "training")
+        for name, found in vars(import_module(f"gencli.settings.{module}")).items()
+        if name.endswith("Settings")
+    }
+    return {name: classes[name] for name in (str(command.name) for command in app.registered_commands)}
 
 
 def options_table() -> str:

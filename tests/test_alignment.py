@@ -22,8 +22,8 @@ from gencli.errors import RewardError, UsageError
 from gencli.model.folder import open_model, publish
 from gencli.model.gpt import GPT
 from gencli.model.scoring import IGNORED
-from gencli.settings import AlignSettings
-from gencli.text.labelled import Turn
+from gencli.settings.alignment import AlignSettings
+from gencli.text.chat import Turn
 from gencli.text.pairs import Pair
 from gencli.text.preferences import Preference
 from gencli.text.prompts import Prompt

@@ -15,7 +15,7 @@ import gencli
 from gencli.decoding.sampler import Sampling
 from gencli.errors import UsageError
 from gencli.knobs import flag_of, knobs_of
-from gencli.settings import SamplingChoice, WritingChoice
+from gencli.settings.decoding import SamplingChoice, WritingChoice
 from tests.conftest import Cli
 
 HOT: dict[str, Any] = {"temperature": 1.5, "seed": 1, "max_new_tokens": 40}

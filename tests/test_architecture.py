@@ -86,20 +86,29 @@ def loaded_by(code: str) -> set[str]:
 HEAVY = {"torch", "numba", "numpy", "sentencepiece", "safetensors", "transformers", "llguidance"}
 
 
+LOAD = "from gencli.cli.commands import load\nload({words})"
+
+
 def test_help_loads_nothing_heavy() -> None:
-    assert not HEAVY & loaded_by("import gencli.cli")
+    assert not HEAVY & loaded_by(LOAD.format(words=[]))
     assert not (HEAVY | {"rich", "typer"}) & loaded_by("import gencli")
 
 
 def test_help_is_little_work() -> None:
     """A count, not a time: the modules that help imports beyond those of a bare interpreter and Typer."""
     bare = loaded_by("import typer, rich.console, dataclasses, pathlib, difflib, tomllib, typing")
-    assert len(loaded_by("import gencli.cli") - bare) < 60
+    assert len(loaded_by(LOAD.format(words=[])) - bare) < 60
+
+
+def test_a_command_reads_no_other_one() -> None:
+    loaded = loaded_by(LOAD.format(words=["generate"]))
+    assert "gencli.cli.generate" in loaded
+    assert not {"gencli.cli.chat", "gencli.cli.pretrain", "gencli.settings.training"} & loaded
 
 
 def test_generating_on_the_cpu_loads_no_torch(model_folder: Path) -> None:
     code = (
-        "import contextlib, io\nfrom gencli.cli.app import run\nimport gencli.cli\n"
+        "from gencli.cli.app import run\n"
         f"run(['generate', 'x', '-m', {str(model_folder)!r}, '-n', '2', '-q', '--engine', 'cpu', '--json'])"
     )
     loaded = loaded_by(code)

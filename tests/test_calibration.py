@@ -28,7 +28,8 @@ from gencli.model.confidence import (
 from gencli.model.folder import WEIGHTS, open_model, publish
 from gencli.model.ngrams import NGRAMS, Ngrams
 from gencli.storage import digest_of
-from gencli.text.pairs import Pair, Turn
+from gencli.text.chat import Turn
+from gencli.text.pairs import Pair
 from gencli.text.tokenizer import Tokenizer
 from gencli.training.ngram_fitting import fitted_ngrams
 from tests.conftest import random_model, tiny_shape

@@ -28,8 +28,8 @@ from gencli.decoding.reuse import ReusingEngine
 from gencli.decoding.sampler import Sampling
 from gencli.errors import UsageError
 from gencli.model.folder import open_model, publish
-from gencli.text.chat import chat_ids
-from gencli.text.pairs import Turn, read_pairs
+from gencli.text.chat import Turn, chat_ids
+from gencli.text.pairs import read_pairs
 from gencli.text.tokenizer import Tokenizer
 from gencli.ui import Screen
 from tests.conftest import Cli, Outcome, random_model, tiny_shape

@@ -18,7 +18,8 @@ from gencli.evaluation.pairs import AnswerFigures, Judged, LabelFigures, PairsSc
 from gencli.model.confidence import AnswersFit, Calibration, LabelsFit, read_calibration, write_calibration
 from gencli.model.folder import WEIGHTS
 from gencli.storage import digest_of
-from gencli.text.pairs import Pair, Turn
+from gencli.text.chat import Turn
+from gencli.text.pairs import Pair
 from gencli.text.tokenizer import Tokenizer
 from tests.conftest import WORDS, Cli
 from tests.labelling import LABELS, labeller

@@ -6,7 +6,6 @@ import functools
 import json
 import tempfile
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gencli.errors import TokenizerError
-from gencli.text.chat import chat_ids
+from gencli.text.chat import Turn, chat_ids
 from gencli.text.exchange import hugging_face_files
 from gencli.text.tokenizer import KINDS
 from tests.trained import sentences, trained
@@ -39,12 +38,6 @@ PROBES = [
 ]
 ANY_TEXT = st.text(alphabet=st.characters(max_codepoint=0x2FFFF, exclude_categories=["Cs", "Cn"]))
 TIED_TEXT = st.text(alphabet="thea \n가", max_size=80)
-
-
-@dataclass(frozen=True)
-class Turn:
-    role: str
-    text: str
 
 
 TURNS = [

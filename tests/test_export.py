@@ -24,11 +24,11 @@ from gencli.model.folder import ModelFolder, open_model, publish
 from gencli.model.gguf_file import write_gguf
 from gencli.model.gpt import GPT
 from gencli.model.scoring import IGNORED, total_loss
-from gencli.text.chat import chat_ids
+from gencli.text.chat import Turn, chat_ids
 from gencli.text.exchange import chat_template
 from gencli.text.tokenizer import KINDS, Tokenizer, normalised
 from tests.conftest import Cli, random_model, tiny_shape
-from tests.test_exchange import ANY_TEXT, LOOKALIKES, PROBES, TIED_TEXT, TURNS, Turn, messages
+from tests.test_exchange import ANY_TEXT, LOOKALIKES, PROBES, TIED_TEXT, TURNS, messages
 from tests.trained import sentences, trained
 
 NAMES = {

@@ -21,7 +21,7 @@ from gencli.errors import UsageError
 from gencli.model.folder import open_model
 from gencli.model.scoring import IGNORED, Batch, score, total_loss
 from gencli.model.task import Task
-from gencli.settings import FinetuneSettings
+from gencli.settings.training import FinetuneSettings
 from gencli.text.examples import Example
 from gencli.text.pairs import read_pairs
 from gencli.text.splits import Splits

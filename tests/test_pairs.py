@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from gencli.errors import MachineError, PairsError, UsageError
 from gencli.text import rows, sources
-from gencli.text.pairs import Pair, PairsFile, Turn, read_pairs
+from gencli.text.chat import Turn
+from gencli.text.pairs import Pair, PairsFile, read_pairs
 
 ANSWERS = st.text(st.sampled_from("ab \"',;:{}[]\\가각\u1100\u1161e\u0301😀\u2028\x85\t\n")).map(
     lambda text: text + "x"

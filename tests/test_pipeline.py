@@ -18,8 +18,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gencli.model.folder import open_model
-from gencli.text.chat import chat_ids
-from gencli.text.pairs import Turn
+from gencli.text.chat import Turn, chat_ids
 from gencli.text.tokenizer import Tokenizer
 from gencli.training import checkpoint
 from tests.conftest import Cli, same, tiny_text

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gencli.errors import UsageError
 from gencli.model.shape import PRESETS, preset
-from gencli.settings import PretrainSettings
+from gencli.settings.training import PretrainSettings
 from gencli.text.tokenizer_training import Pieces, suggested_vocabulary
 from gencli.training import memory
 from gencli.training import plan as module

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gencli.errors import PairsError, UsageError
-from gencli.text.labelled import Turn
+from gencli.text.chat import Turn
 from gencli.text.preferences import Preference, read_preferences
 from gencli.text.prompts import read_prompts
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gencli.model.folder import CONTINUED, TRAINING, WEIGHTS, open_model
-from gencli.settings import FinetuneSettings
+from gencli.settings.training import FinetuneSettings
 from gencli.storage import digest_of
 from gencli.training import checkpoint, continuing
 from gencli.training.loop import Length

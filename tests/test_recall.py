@@ -29,7 +29,8 @@ from gencli.model.folder import WEIGHTS, open_model
 from gencli.model.memory import KEYS, ROWS, memory_of, read_memory, write_memory
 from gencli.model.ngram_index import NgramIndex
 from gencli.model.ngrams import n_grams
-from gencli.text.pairs import Pair, Turn
+from gencli.text.chat import Turn
+from gencli.text.pairs import Pair
 from gencli.text.tokenizer import Tokenizer
 from tests.conftest import WORDS, Cli, Outcome
 from tests.labelling import LABELS, labeller

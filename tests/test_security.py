@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from gencli.errors import MachineError
 from gencli.model.folder import publish
 from gencli.storage import STAGING, locked, remove_folder, replace_file
-from gencli.text.chat import chat_ids
+from gencli.text.chat import Turn, chat_ids
 from gencli.text.examples import encode_pairs
-from gencli.text.pairs import Pair, Turn
+from gencli.text.pairs import Pair
 from gencli.text.tokenizer import KINDS, Tokenizer
 from tests.conftest import random_model, tiny_shape, tiny_text
 from tests.test_architecture import MODULES, ROOT, imports
@@ -184,7 +184,7 @@ def test_no_string_of_a_model_folder_is_opened(model_folder: Path, tmp_path: Pat
     code = (
         "import sys\n"
         "sys.addaudithook(lambda event, a: event == 'open' and 'canary' in str(a[0]) and sys.stderr.write('OPENED'))\n"
-        "import gencli.cli\nfrom gencli.cli.app import run\n"
+        "from gencli.cli.app import run\n"
         f"assert run(['inspect', '-m', {str(model)!r}]) == 0\n"
         f"assert run(['generate', 'x', '-m', {str(model)!r}, '-n', '2', '--raw']) == 0\n"
     )

@@ -9,16 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gencli import settings as declared
 from gencli.errors import ConfigError, UsageError
 from gencli.knobs import Common, knobs_of, resolve, seconds_of
-from gencli.settings import GenerateSettings, PretrainSettings
+from gencli.settings.decoding import GenerateSettings
+from gencli.settings.training import PretrainSettings
+from tests.options_table import commands
 
-COMMANDS = [
-    value
-    for value in vars(declared).values()
-    if isinstance(value, type) and issubclass(value, Common) and value.__name__.endswith("Settings")
-]
+COMMANDS = [*commands().values()]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -11,7 +11,7 @@ from gencli.alignment.rewards import ExactMatch, OwnFunction, PatternMatch, Rewa
 from gencli.errors import PairsError, UsageError
 from gencli.knobs import flag_of
 from gencli.model.folder import ModelFolder, open_model
-from gencli.settings import AlignSettings
+from gencli.settings.alignment import AlignSettings
 from gencli.text.examples import parted
 from gencli.text.labelled import told
 from gencli.text.preferences import Preference, PreferencesFile, read_preferences

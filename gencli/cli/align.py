@@ -11,7 +11,7 @@ from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.cli.places import earlier_run
 from gencli.cli.together import check_together, together
-from gencli.settings import AlignSettings
+from gencli.settings.alignment import AlignSettings
 
 if TYPE_CHECKING:
     from gencli.cli.session import Signals

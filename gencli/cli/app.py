@@ -46,12 +46,13 @@ def gencli_(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code. Errors become lines on stderr, never a traceback."""
+    from gencli.cli.commands import load
     from gencli.ui import Screen
 
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result = app(
-            list(arguments) if arguments is not None else None, standalone_mode=False, prog_name="gencli"
-        )
+        load(words)
+        result = app(words, standalone_mode=False, prog_name="gencli")
     except ClosedPipeError as error:
         # Keep the interpreter from flushing into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

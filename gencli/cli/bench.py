@@ -14,7 +14,7 @@ from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.errors import MachineError
 from gencli.knobs import seconds_of
-from gencli.settings import BenchSettings
+from gencli.settings.decoding import BenchSettings
 
 if TYPE_CHECKING:
     from gencli.decoding.decoder import Engine

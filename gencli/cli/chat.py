@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.errors import GencliError
-from gencli.settings import ChatSettings
+from gencli.settings.decoding import ChatSettings
 
 if TYPE_CHECKING:
     from gencli.cli.chat_file import ChatFiles

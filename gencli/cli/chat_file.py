@@ -12,7 +12,7 @@ from gencli.storage import replace_file
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gencli.text.pairs import Turn
+    from gencli.text.chat import Turn
 
 
 class ChatFiles:

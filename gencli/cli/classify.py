@@ -12,7 +12,7 @@ from gencli.cli.options import command
 from gencli.cli.prompt_rows import STDIN, PromptRow, arriving_rows
 from gencli.cli.sureness import UNKNOWN
 from gencli.errors import InputError, UsageError
-from gencli.settings import ClassifySettings
+from gencli.settings.decoding import ClassifySettings
 
 if TYPE_CHECKING:
     from gencli.decoding.labeller import Labeller

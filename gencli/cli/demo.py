@@ -13,7 +13,7 @@ import typer
 from gencli.cli.app import app, run
 from gencli.cli.options import command
 from gencli.errors import RunStateError
-from gencli.settings import DemoSettings
+from gencli.settings.tools import DemoSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -123,7 +123,8 @@ def answered(model: Path, tests: Iterable[Example]) -> list[tuple[Example, str]]
     from gencli.decoding.engines import open_engine
     from gencli.evaluation.answers import answers
     from gencli.model.folder import open_model
-    from gencli.text.pairs import Pair, Turn
+    from gencli.text.chat import Turn
+    from gencli.text.pairs import Pair
 
     known = {example.prompt: example for example in tests}
     pairs = [

@@ -8,7 +8,7 @@ from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.cli.pipes import is_piped, piped_text
 from gencli.errors import InputError, UsageError
-from gencli.settings import DecodeSettings, EncodeSettings
+from gencli.settings.tools import DecodeSettings, EncodeSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.errors import UsageError
-from gencli.settings import EvaluateSettings
+from gencli.settings.tools import EvaluateSettings
 
 if TYPE_CHECKING:
     from gencli.decoding.decoder import Engine

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.errors import UsageError
-from gencli.settings import ExportSettings
+from gencli.settings.tools import ExportSettings
 
 if TYPE_CHECKING:
     from gencli.model.folder import ModelFolder

@@ -14,7 +14,7 @@ from gencli.cli.places import earlier_run
 from gencli.cli.reading_on import check_reading, read_on
 from gencli.cli.together import check_together, together
 from gencli.errors import UsageError
-from gencli.settings import FinetuneSettings
+from gencli.settings.training import FinetuneSettings
 
 if TYPE_CHECKING:
     from gencli.cli.session import Signals

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gencli.cli.app import app
 from gencli.cli.options import command
-from gencli.settings import InspectSettings
+from gencli.settings.tools import InspectSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from gencli.cli.options import command
 from gencli.cli.places import earlier_run
 from gencli.cli.together import check_together, together
 from gencli.errors import UsageError
-from gencli.settings import PretrainSettings
+from gencli.settings.training import PretrainSettings
 
 if TYPE_CHECKING:
     from gencli.cli.session import Signals

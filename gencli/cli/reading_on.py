@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gencli.errors import CompleteError, UsageError
-from gencli.settings import FinetuneSettings
+from gencli.settings.training import FinetuneSettings
 
 if TYPE_CHECKING:
     from gencli.cli.session import Signals

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gencli.decoding.decoder import Engine, Token
     from gencli.decoding.recall import Recalled, Recaller
     from gencli.model.folder import ModelFolder
-    from gencli.settings import GenerateSettings
+    from gencli.settings.decoding import GenerateSettings
     from gencli.text.tokenizer import Tokenizer
     from gencli.ui import Screen
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from gencli.cli.progress import TrainingView
 from gencli.errors import CompleteError, StoppedError
-from gencli.settings import Training
+from gencli.settings.training import Training
 from gencli.storage import locked
 from gencli.ui import Screen, emit
 

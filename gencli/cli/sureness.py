@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gencli.decoding.decoder import Token
     from gencli.model.confidence import Calibration
-    from gencli.settings import GenerateSettings
+    from gencli.settings.decoding import GenerateSettings
     from gencli.ui import Screen
 
 UNKNOWN = "unknown"

@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from gencli.errors import RunStateError, UsageError
-from gencli.settings import Training
+from gencli.settings.training import Training
 
 
 def together(folder_knob: str) -> Callable[[dict[str, object]], AbstractContextManager[dict[str, object]]]:

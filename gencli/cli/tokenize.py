@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.errors import RunStateError, StoppedError, UsageError
-from gencli.settings import TokenizeSettings
+from gencli.settings.tools import TokenizeSettings
 
 if TYPE_CHECKING:
     from gencli.cli.session import Signals

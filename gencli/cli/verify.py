@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gencli.cli.app import app
 from gencli.cli.options import command
 from gencli.errors import ModelError, RunStateError, UsageError
-from gencli.settings import VerifySettings
+from gencli.settings.tools import VerifySettings
 
 if TYPE_CHECKING:
     from gencli.cli.session import Signals
@@ -122,7 +122,8 @@ def _resumed(scratch: Path, step: int, screen: Screen, signals: Signals) -> Run:
     from gencli.cli.places import cache_folder, earlier_run
     from gencli.knobs import resolve
     from gencli.model.folder import TOKENIZER, TRAINING
-    from gencli.settings import AlignSettings, FinetuneSettings, PretrainSettings
+    from gencli.settings.alignment import AlignSettings
+    from gencli.settings.training import FinetuneSettings, PretrainSettings
     from gencli.text.corpus import open_corpus
     from gencli.training import checkpoint
     from gencli.training.assembly import Outside, runtime_for

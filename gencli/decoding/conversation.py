@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gencli.decoding.prompts import prompt_ids, turn_ids
 from gencli.errors import UsageError
-from gencli.text.pairs import Turn
+from gencli.text.chat import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

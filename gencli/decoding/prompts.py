@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gencli.text.chat import chat_ids
-from gencli.text.pairs import Turn
+from gencli.text.chat import Turn, chat_ids
 from gencli.text.tokenizer import Tokenizer
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gencli.decoding.decoder import Engine, Slide, Token
     from gencli.decoding.filters import Bias
     from gencli.decoding.grammar import Grammar
-    from gencli.settings import SamplingChoice, WritingChoice
+    from gencli.settings.decoding import SamplingChoice, WritingChoice
     from gencli.text.tokenizer import Tokenizer
 
 LARGEST_BIAS = 100.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gencli.errors import TokenizerError
 
@@ -12,14 +13,12 @@ if TYPE_CHECKING:
     from gencli.text.tokenizer import Tokenizer
 
 
-class Turn(Protocol):
-    """What one side says; `role` is system, user or assistant."""
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side says; `role` is "system", "user" or "assistant"."""
 
-    @property
-    def role(self) -> str: ...
-
-    @property
-    def text(self) -> str: ...
+    role: str
+    text: str
 
 
 def chat_ids(tokenizer: Tokenizer, turns: Sequence[Turn], *, answer: bool) -> tuple[list[int], list[bool]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from gencli.errors import PairsError
+from gencli.text.chat import Turn
 from gencli.text.encoding import Mended, decoded_blocks, text_encoding
 from gencli.text.fields import missing_key
 from gencli.text.json_lines import json_type, near_name
@@ -18,14 +18,6 @@ from gencli.text.sources import SourceFile, open_source, spooled_stdin, text_chu
 
 ROLES = ("system", "user", "assistant")
 _ROLE_NAMES = {**{role: role for role in ROLES}, "human": "user", "gpt": "assistant", "model": "assistant"}
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What one side says; `role` is "system", "user" or "assistant"."""
-
-    role: str
-    text: str
 
 
 class Told(Protocol):

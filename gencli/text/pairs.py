@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gencli.errors import PairsError, UsageError
+from gencli.text.chat import Turn
 from gencli.text.encoding import counted
 from gencli.text.fields import Fields, detected_fields, unknown_fields
-from gencli.text.labelled import Labelled, Turn, check_conversation, open_labelled
+from gencli.text.labelled import Labelled, check_conversation, open_labelled
 from gencli.text.rows import Row
 
 if TYPE_CHECKING:

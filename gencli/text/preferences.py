@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gencli.errors import PairsError, UsageError
+from gencli.text.chat import Turn
 from gencli.text.encoding import counted
 from gencli.text.fields import Fields, detected_fields, first_known, missing_key
 from gencli.text.json_lines import near_name
-from gencli.text.labelled import Labelled, Turn, check_conversation, open_labelled
+from gencli.text.labelled import Labelled, check_conversation, open_labelled
 from gencli.text.pairs import Pair, asked
 
 if TYPE_CHECKING:

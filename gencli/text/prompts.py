@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gencli.errors import PairsError, UsageError
+from gencli.text.chat import Turn
 from gencli.text.fields import PROMPTS, Fields, detected_fields, first_known, unknown_fields
-from gencli.text.labelled import Labelled, Turn, check_conversation, open_labelled
+from gencli.text.labelled import Labelled, check_conversation, open_labelled
 from gencli.text.pairs import asked
 from gencli.text.rows import Row
 

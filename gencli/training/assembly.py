@@ -21,7 +21,7 @@ from gencli.model.card import model_card
 from gencli.model.folder import TRAINING, ModelFolder, publish, weights_file
 from gencli.model.gpt import GPT
 from gencli.model.lora import merged, updates
-from gencli.settings import Training
+from gencli.settings.training import Training
 from gencli.storage import check_space, digest_of, sweep_staging
 from gencli.text.tokenizer import Tokenizer
 from gencli.training import checkpoint

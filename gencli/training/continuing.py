@@ -14,7 +14,7 @@ from gencli.errors import RunStateError
 from gencli.knobs import seconds_of
 from gencli.model.folder import CONTINUED, TRAINING, ModelFolder
 from gencli.model.gpt import GPT
-from gencli.settings import FinetuneSettings
+from gencli.settings.training import FinetuneSettings
 from gencli.text.corpus import Corpus
 from gencli.text.isolation import nothing
 from gencli.text.tokens import TokenFile, held_out, tokenize_corpus

@@ -11,7 +11,7 @@ from gencli.model.gpt import GPT
 from gencli.model.lora import adapt
 from gencli.model.scoring import Score
 from gencli.model.task import Task
-from gencli.settings import FinetuneSettings
+from gencli.settings.training import FinetuneSettings
 from gencli.text.examples import Example, encode_pairs
 from gencli.text.splits import Splits, parts_of
 from gencli.text.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ from gencli.knobs import nearest
 from gencli.model.folder import ModelFolder, open_model
 from gencli.model.ngrams import Ngrams
 from gencli.model.task import Task, detected_task
-from gencli.settings import FinetuneSettings
+from gencli.settings.training import FinetuneSettings
 from gencli.text.examples import split_by_prompt
 from gencli.text.labelled import told
 from gencli.text.pairs import Pair, PairsFile, read_pairs

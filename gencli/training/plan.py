@@ -20,7 +20,7 @@ from gencli.errors import ModelError, UsageError
 from gencli.model.gpt import GPT
 from gencli.model.scoring import total_loss
 from gencli.model.shape import Shape, preset, reshaped
-from gencli.settings import PretrainSettings
+from gencli.settings.training import PretrainSettings
 from gencli.text.tokenizer_training import Pieces
 from gencli.training.events import Event
 from gencli.training.forecast import expected_bits

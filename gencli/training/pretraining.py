@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from gencli.errors import CorpusError
 from gencli.knobs import seconds_of
 from gencli.model.gpt import GPT
-from gencli.settings import PretrainSettings
 from gencli.settings.common import SHAPE
+from gencli.settings.training import PretrainSettings
 from gencli.text.corpus import Corpus
 from gencli.text.isolation import nothing
 from gencli.text.tokenizer import Tokenizer

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gencli.model.task import Task
-from gencli.settings import FinetuneSettings
+from gencli.settings.training import FinetuneSettings
 from gencli.text.survey import Survey
 from gencli.training.events import Event
 

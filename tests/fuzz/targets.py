@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-import gencli.cli.inspect  # noqa: F401  registers the command
 from gencli.cli.app import run
 from gencli.knobs import resolve
 from gencli.model.folder import open_model, publish
 from gencli.model.shape import Shape
-from gencli.settings import PretrainSettings
+from gencli.settings.training import PretrainSettings
 from gencli.text.chat import chat_ids
 from gencli.text.corpus import open_corpus
 from gencli.text.examples import encode_pairs
