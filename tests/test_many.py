@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from gencli import storage
 from gencli.cli import prompt_rows as reading
@@ -148,9 +150,10 @@ def test_a_run_that_was_cut_off_goes_on(cli: Cli, model_folder: Path, source: Pa
     whole = output.read_bytes()
     assert len(whole.splitlines()) == 22
     lines = whole.splitlines(keepends=True)
+    job = json.loads(lines[0])["job"]
     for cut in (0, 3, len(lines[0]), len(lines[0]) + 1, len(b"".join(lines[:7])) + 20, len(whole) - 1):
         output.write_bytes(whole[:cut])
-        with open_rows_file(output):
+        with open_rows_file(output, job):
             assert output.read_bytes() == whole[: whole.rfind(b"\n", 0, cut) + 1]
         output.write_bytes(whole[:cut])
         assert cli(*arguments).code == 0
@@ -194,6 +197,16 @@ def test_a_finished_output_is_left_as_it_is(
     assert again.code == 0 and output.read_bytes() == whole and "11 of them were there already" in again.err
     other = cli(*arguments, "-s", 1)
     assert other.code == 5 and "seed" in other.err and output.read_bytes() == whole
+    for changed in (["-n", 5], ["--top-k", 3], ["--precision", "int8"]):
+        other = cli(*arguments, *changed)
+        assert other.code == 5 and "other settings" in other.err and output.read_bytes() == whole
+    assert cli(*arguments, "--batch-size", 2, "-q").code == 0 and output.read_bytes() == whole
+    another = shutil.copytree(model_folder, tmp_path / "another")
+    assert cli(*arguments, "-m", another).code == 0 and output.read_bytes() == whole  # the same weights
+    weights = load_file(another / "model.safetensors")
+    save_file({name: array * 2 for name, array in weights.items()}, another / "model.safetensors")
+    other = cli(*arguments, "-m", another)
+    assert other.code == 5 and "another model" in other.err and output.read_bytes() == whole
     source.write_text("another\n" + "\n".join(PROMPTS[1:]))
     other = cli(*arguments)
     assert other.code == 5 and "line 1" in other.err and output.read_bytes() == whole
@@ -235,7 +248,7 @@ def test_two_processes_do_not_write_to_one_file(
     cli: Cli, model_folder: Path, source: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "rows.jsonl"
-    with open_rows_file(output):
+    with open_rows_file(output, "job"):
         outcome = cli(*options(model_folder, "-i", source, "-o", output))
     assert outcome.code == 5 and "another process" in outcome.err
 

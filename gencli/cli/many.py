@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
+import json
 import secrets
 import sys
 import time
@@ -17,7 +20,9 @@ from gencli.cli.rows_file import RowsFile, open_rows_file
 from gencli.cli.sureness import piece_records
 from gencli.cli.writer import Writer, choices_record, found_record, logprobs_of
 from gencli.errors import InputError, RunStateError
+from gencli.model.folder import weights_file
 from gencli.settings.decoding import GenerateSettings
+from gencli.storage import digest_of
 from gencli.ui import Screen, clock_text, emit
 
 if TYPE_CHECKING:
@@ -27,6 +32,11 @@ if TYPE_CHECKING:
 
 Records = list[dict[str, object]]
 
+# settings that say where things are and how they are shown, or that rows of a file are held against one by one
+_DONT_COUNT = {
+    "model", "prompt", "prompt_file", "input", "output", "config", "json", "quiet", "echo", "unordered",
+    "engine", "device", "batch_size", "num_samples", "seed",
+}  # fmt: skip
 REDRAW_SECONDS = 0.2
 NOTE_SECONDS = 30.0
 
@@ -82,11 +92,13 @@ class Tally:
 def write_rows(writer: Writer, source: Path, output: Path | None) -> None:
     """Answer each prompt of the source with rows in the output, or on stdout.
 
-    Raises InputError when there is no prompt, or none that can be used; RunStateError when the output was
-    made with another seed or from another input.
+    Raises InputError when there is no prompt, or none that can be used; RunStateError when the output was made
+    from another input, with another seed or other settings, or by another model.
     """
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open_rows_file(output)) if output is not None else None
+        file = None
+        if output is not None:
+            file = stack.enter_context(open_rows_file(output, _job(writer.settings)))
         writer.seed = _seed(writer, file)
         tally = Tally(writer.screen)
         if writer.screen.is_terminal and (file is not None or not sys.stdout.isatty()):
@@ -106,6 +118,13 @@ def write_rows(writer: Writer, source: Path, output: Path | None) -> None:
                 writer.screen.note("stopped; the rows so far are kept, and the same command goes on")
             raise
     _tell_end(tally, source)
+
+
+def _job(settings: GenerateSettings) -> str:
+    """Return a word that stands for the model's weights and the settings that what is written depends on."""
+    counts = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _DONT_COUNT}
+    words = json.dumps([digest_of(weights_file(settings.model)), counts], sort_keys=True, default=str)
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
 def _seed(writer: Writer, file: RowsFile | None) -> int:

@@ -22,11 +22,12 @@ _OTHER_FILE = "give --output another name, or move this file away"
 class RowsFile:
     """The rows of earlier runs, and a place to append to. `open_rows_file` makes one.
 
-    `seed` is that of the samples in the file, None if there are none.
+    `job` stands for all that rows depend on beside their prompts and the seed, and is written into each. `seed` is
+    that of the samples in the file, None if there are none.
     """
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path, self._file = path, file
+    def __init__(self, path: Path, file: BinaryIO, job: str) -> None:
+        self.path, self._file, self._job = path, file, job
         self.seed: int | None = None
         self._done: dict[int, set[int]] = {}
         self._prompts: dict[int, int] = {}  # a hash is enough to tell another prompt
@@ -47,7 +48,8 @@ class RowsFile:
 
     def append(self, records: Sequence[Mapping[str, object]]) -> None:
         """Add rows at the end. Raises MachineError when the disk refuses; the next run drops a torn one."""
-        lines = "".join(json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
+        rows = ({**record, "job": self._job} for record in records)
+        lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
         with storage.told_as_machine_error(self.path):
             storage.watch("write", self.path)
             self._file.write(lines.encode("utf-8", "replace"))
@@ -77,6 +79,11 @@ class RowsFile:
                 "this file holds something else than rows of gencli generate",
                 where=f"{self.path}, line {number}", kept="it is as it was", hint=_OTHER_FILE,
             ) from None  # fmt: skip
+        if record.get("job", self._job) != self._job:
+            raise RunStateError(
+                "the rows here were written with other settings, or by another model",
+                where=f"{self.path}, line {number}", kept="all rows are as they were", hint=_OTHER_FILE,
+            )  # fmt: skip
         self._done.setdefault(line, set()).add(sample)
         if isinstance(record.get("prompt"), str):
             self._prompts[line] = hash(record["prompt"])
@@ -85,11 +92,11 @@ class RowsFile:
 
 
 @contextlib.contextmanager
-def open_rows_file(path: Path) -> Iterator[RowsFile]:
+def open_rows_file(path: Path, job: str) -> Iterator[RowsFile]:
     """Open a file to go on with, or a new one, for the time of the block; its rows are on the disk after it.
 
-    Raises InputError for a file of something else, RunStateError while another process writes to it, and
-    MachineError when the disk or the permissions refuse.
+    Raises InputError for a file of something else, RunStateError while another process writes to it and where its
+    rows are of another job, and MachineError when the disk or the permissions refuse.
     """
     with storage.told_as_machine_error(path):
         storage.make_folder(path.parent)
@@ -108,7 +115,7 @@ def open_rows_file(path: Path) -> Iterator[RowsFile]:
             raise RunStateError(
                 "another process is writing to this file", where=str(path), hint="wait for it, or stop it"
             ) from error
-        rows = RowsFile(path, file)
+        rows = RowsFile(path, file, job)
         try:
             yield rows
         finally:
