@@ -178,7 +178,10 @@ def _next(row: _Row, logits: FloatArray, rules: Rules, logprobs: int | None, kno
     row.ids.append(chosen)
     text, finish = _text_of(row, chosen, rules)
     row.text += text
-    token = Token(row.number, chosen, text, finish, complete=_is_complete(row, rules) if finish else True)
+    if finish is None:
+        token = Token(row.number, chosen, text)
+    else:
+        token = Token(row.number, chosen, text, finish, complete=_is_complete(row, rules))
     if logprobs is None:
         return token
     if logprobs == 0:
@@ -222,10 +225,12 @@ def _text_of(row: _Row, chosen: int, rules: Rules) -> tuple[str, str | None]:
     """Return the text that an id makes certain, and how the row ends with it, if it does."""
     if chosen == rules.end:
         return row.stops.flush(), "stop" if row.progress.is_complete() else "length"
-    text = row.stops.add(row.stream.add(chosen))
-    if row.stops.hit:
-        return text, "stop"
-    over = row.progress.is_over()
+    text = row.stream.add(chosen)
+    if row.stops.stops:
+        text = row.stops.add(text)
+        if row.stops.hit:
+            return text, "stop"
+    over = row.progress.place is not None and row.progress.is_over()
     if over or row.remaining == 0:
         rest = row.stops.add(row.stream.flush()) + row.stops.flush()
         return text + rest, "stop" if over else "length"
