@@ -23,9 +23,7 @@ IntArray = npt.NDArray[np.int64]
 CacheArray = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 Index = int | np.int64
 
-_BLOCKS = (
-    GROUP // BLOCK
-)  # of slots that are taken at a time, whether all are seen or not: there are whole groups
+_BLOCKS = GROUP // BLOCK  # of slots that are taken at a time, seen or not: there are whole groups
 _key_tile = byte_tile(1, _BLOCKS, group_size=KEY_GROUP)
 _value_tile_4, _value_tile_1 = (byte_tile(1, many) for many in (4, 1))
 _SMALLEST = np.float32(1e-30)  # of scales: those of nothing but zeros
