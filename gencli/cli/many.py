@@ -192,8 +192,10 @@ def _records(writer: Writer, window: Sequence[Wanted], tally: Tally) -> Iterator
     for batch in batches_by_length(good, lambda wanted: len(wanted.ids), rows):
         if settings.choices:
             yield from _chosen(writer, batch)
+        elif settings.beams > 1:
+            yield from _found(writer, batch)
         else:
-            yield from _found(writer, batch) if settings.beams > 1 else _written(writer, batch, tally)
+            yield from _written(writer, batch, tally)
 
 
 def _chosen(writer: Writer, batch: Sequence[Wanted]) -> Iterator[tuple[int, Records]]:

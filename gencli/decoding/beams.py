@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gencli.decoding.decoder import Engine, log_softmax, recent
+from gencli.decoding.filters import places_of_highest
 from gencli.decoding.history import History
 from gencli.decoding.rules import EXCLUDED, Progress, Rules
 from gencli.decoding.sampler import Sampling, check_finite, reshaped
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from gencli.decoding.grammar import Grammar
 
 FloatArray = NDArray[np.float32]
-_BLOCK = 64  # scores that are passed over together
 
 
 @dataclass(frozen=True)
@@ -181,21 +181,9 @@ def _likeliest(
     count = min(count, int((scores > -np.inf).sum()))
     if count == 0:
         return []
-    best = _highest(scores, count)
+    best = places_of_highest(scores, count)
     size = logits.shape[1]
     return [(running[place // size], int(place % size), float(scores[place])) for place in best.tolist()]
-
-
-def _highest(scores: FloatArray, count: int) -> NDArray[np.int64]:
-    """Return the places of so many of the scores [N], the highest first; of equal ones those that come first.
-
-    As many scores as there are blocks are not below the least of the blocks' highest: few others are sorted.
-    """
-    peaks = scores[: scores.size // _BLOCK * _BLOCK].reshape(-1, _BLOCK).max(axis=1)
-    floor = np.partition(peaks, -count)[-count] if peaks.size >= count else -np.inf
-    places = np.flatnonzero(scores >= floor)
-    best: NDArray[np.int64] = places[np.argsort(-scores[places], kind="stable")[:count]]
-    return best
 
 
 def _sums(beam: _Beam, logits: FloatArray, task: _Task) -> FloatArray:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gencli.decoding.filters import exclude
+from gencli.decoding.filters import exclude, places_of_highest
 from gencli.decoding.history import History
 from gencli.decoding.rules import Progress, Rules
 from gencli.decoding.sampler import Sampler, Sampling, draw_rows, not_finite
@@ -178,16 +178,13 @@ def _next(row: _Row, logits: FloatArray, rules: Rules, logprobs: int | None, kno
     row.ids.append(chosen)
     text, finish = _text_of(row, chosen, rules)
     row.text += text
-    if finish is None:
-        token = Token(row.number, chosen, text)
-    else:
-        token = Token(row.number, chosen, text, finish, complete=_is_complete(row, rules))
+    token = Token(row.number, chosen, text, finish, complete=_is_complete(row, rules) if finish else True)
     if logprobs is None:
         return token
     if logprobs == 0:
         return token._replace(logprob=logprob_of(logits, chosen))
     own = log_softmax(logits)
-    likeliest = np.argsort(-own, kind="stable")[:logprobs]
+    likeliest = places_of_highest(own, logprobs)
     alternatives = tuple((int(identity), float(own[identity])) for identity in likeliest)
     return token._replace(logprob=float(own[chosen]), alternatives=alternatives)
 
@@ -225,12 +222,10 @@ def _text_of(row: _Row, chosen: int, rules: Rules) -> tuple[str, str | None]:
     """Return the text that an id makes certain, and how the row ends with it, if it does."""
     if chosen == rules.end:
         return row.stops.flush(), "stop" if row.progress.is_complete() else "length"
-    text = row.stream.add(chosen)
-    if row.stops.stops:
-        text = row.stops.add(text)
-        if row.stops.hit:
-            return text, "stop"
-    over = row.progress.place is not None and row.progress.is_over()
+    text = row.stops.add(row.stream.add(chosen))
+    if row.stops.hit:
+        return text, "stop"
+    over = row.progress.is_over()
     if over or row.remaining == 0:
         rest = row.stops.add(row.stream.flush()) + row.stops.flush()
         return text + rest, "stop" if over else "length"

@@ -58,7 +58,7 @@ class RowDraws:
 
     def __init__(self, top_k: int, least_share: float, temperature: float, *, threads: int) -> None:
         self._asked, self._threads = (top_k, least_share, temperature), threads
-        self._size, self._given = (0, 0), (0, 0)  # the shape of the logits; their address and stride
+        self._size = 0, 0
         # addresses by identity, with the arrays, which have to stay where they are
         self._added: dict[int, tuple[int, FloatArray]] = {}
 
@@ -72,9 +72,7 @@ class RowDraws:
         if logits.strides[1] != logits.itemsize:
             logits = np.ascontiguousarray(logits)
         address, step = logits.__array_interface__["data"][0], logits.strides[0]
-        if self._given != (address, step):
-            self._given = address, step
-            self._places[:, 0] = [address + step * row for row in range(len(added))]
+        self._places[:, 0] = [address + step * row for row in range(len(added))]
         self._places[:, 1] = [self._address(each) for each in added]
         self._numbers[:, 2] = uniforms
         self._job(self._threads if len(added) > 1 else 1)
@@ -88,7 +86,7 @@ class RowDraws:
         return known[0]
 
     def _make(self, rows: int, columns: int) -> None:
-        self._size, self._given = (rows, columns), (0, 0)
+        self._size = rows, columns
         top_k, least_share, temperature = self._asked
         self._places, self._counts = np.zeros((rows, 2), np.int64), np.full((rows, 2), top_k, np.int64)
         self._numbers = np.tile(np.array([least_share, temperature, 0.0]), (rows, 1))

@@ -7,7 +7,7 @@ that is off gives back the array that it was given, at no cost. `sampler` states
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -148,7 +148,7 @@ def apply_temperature(logits: FloatArray, temperature: float) -> FloatArray:
     return cooled
 
 
-def _highest(logits: FloatArray, count: int) -> FloatArray:
+def _highest(logits: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
     """Return the `count` highest logits in any order.
 
     The count-th highest of the maxima of many strips is at most the count-th highest logit, and few
@@ -159,6 +159,14 @@ def _highest(logits: FloatArray, count: int) -> FloatArray:
         maxima = logits[: logits.size - logits.size % strips].reshape(strips, -1).max(axis=0)
         logits = logits[logits >= np.partition(maxima, maxima.size - count)[maxima.size - count]]
     return np.partition(logits, logits.size - count)[logits.size - count :]
+
+
+def places_of_highest(numbers: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
+    """Return where the `count` highest of numbers [N] stand, the highest first; of equal ones those that come first."""
+    count = min(count, numbers.size)
+    places = np.flatnonzero(numbers >= _highest(numbers, count).min())
+    first: npt.NDArray[np.int64] = places[np.argsort(-numbers[places], kind="stable")[:count]]
+    return first
 
 
 def _excluded_below(logits: FloatArray, threshold: np.float32) -> FloatArray:

@@ -22,17 +22,19 @@ _LEAST = np.float32(-87)  # below, e to the power of it is 0 in float32
 
 
 @kernel
-def _with_key(key: np.int64) -> np.float32:
-    """Return the float that has a place in the order of all floats; that of 0.0 is 0."""
-    bits = np.int32(key)
-    return np.float32(np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32))
+def _turned(bits: np.int32) -> np.int32:
+    """Return the place of a float in the order of all, from its bits, or its bits from that place; 0.0 is at 0."""
+    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
 @kernel
-def _key_of(number: np.float32) -> np.int64:
-    """Return the place of a float in the order of all floats."""
-    bits = np.float32(number).view(np.int32)
-    return np.int64(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+def _place_of(number: np.float32) -> np.int64:
+    return np.int64(_turned(np.float32(number).view(np.int32)))
+
+
+@kernel
+def _float_at(place: np.int64) -> np.float32:
+    return np.float32(np.int32(_turned(np.int32(place))).view(np.float32))
 
 
 @kernel
@@ -41,10 +43,10 @@ def _limit(numbers: FloatArray, many: int) -> np.float32:
 
     Between the least and the largest float, what is left of the range is halved until so many are counted.
     """
-    low, high = _key_of(np.float32(-np.inf)), _key_of(largest_of(numbers)) + 1
+    low, high = _place_of(np.float32(-np.inf)), _place_of(largest_of(numbers)) + 1
     while high - low > 1:
         middle = (low + high) >> 1
-        limit, count = _with_key(middle), np.int32(0)
+        limit, count = _float_at(middle), np.int32(0)
         for i in range(numbers.size):
             count += np.int32(numbers[i] >= limit)
         if count >= many:
@@ -53,7 +55,7 @@ def _limit(numbers: FloatArray, many: int) -> np.float32:
             high = middle
         if count == many:
             break
-    return _with_key(low)
+    return _float_at(low)
 
 
 @kernel

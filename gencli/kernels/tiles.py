@@ -223,7 +223,7 @@ def byte_tile(tokens: int, blocks: int, *, group_size: int = GROUP) -> Any:
     """
 
     def emit(build: Builder, matrices: Sequence[_Matrix], numbers: Sequence[Value]) -> None:
-        (weights, x, out, row_scales, scales, corrections) = matrices
+        weights, x, out, row_scales, scales, corrections = matrices
         (row, token, groups, *elsewhere), b = numbers, build.b
         whole, single = ir.VectorType(_INT, BLOCK), ir.VectorType(_FLOAT, BLOCK)
         add_products = cgutils.get_or_insert_function(

@@ -26,9 +26,6 @@ _KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 _LONGEST_PIECE = 512
 _MOST_PIECES = 1 << 20
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_TEXT_KEY, _SCORE_KEY, _ROLE_KEY = 1 << 3 | _BYTES, 2 << 3 | _FIXED32, 3 << 3 | _VARINT  # of a piece's fields
-_ONE_BYTE = 127  # the largest number that is written as one byte
-_SCORE = struct.Struct("<f")
 
 
 class Piece(NamedTuple):
@@ -101,8 +98,14 @@ def _refuse_other_files(data: bytes, where: str) -> None:
 
 def _piece(data: bytes, start: int, end: int, index: int, where: str) -> Piece:
     """Read one piece: text (field 1), score (field 2, float), type (field 3)."""
-    raw, score_at, role = _usual_piece(data, start, end) or _any_piece(data, start, end)
-    score = _SCORE.unpack_from(data, score_at)[0] if score_at >= 0 else 0.0
+    raw, score, role, score_at = b"", 0.0, NORMAL, -1
+    for field, first, last in _fields(data, start, end):
+        if field == 1:
+            raw = data[first:last]
+        elif field == 2:
+            score, score_at = struct.unpack_from("<f", data, first)[0], first
+        elif field == 3:
+            role = _varint(data, first)[0]
     if not 0 < len(raw) <= _LONGEST_PIECE:
         raise TokenizerError(f"piece {index} of this tokenizer has {len(raw)} bytes", where=where)
     if not math.isfinite(score):
@@ -114,38 +117,6 @@ def _piece(data: bytes, start: int, end: int, index: int, where: str) -> Piece:
     if "\0" in text:
         raise TokenizerError(f"piece {index} of this tokenizer holds a NUL character", where=where)
     return Piece(text, score, role, score_at)
-
-
-def _usual_piece(data: bytes, start: int, end: int) -> tuple[bytes, int, int] | None:
-    """Return the text, the place of the score and the type of a piece as SentencePiece writes it, else None.
-
-    There are tens of thousands of them, and each start of gencli reads all.
-    """
-    if end - start < 2:
-        return None
-    size = data[start + 1]
-    at = start + 2 + size
-    if data[start] != _TEXT_KEY or size > _ONE_BYTE or end - at not in (5, 7) or data[at] != _SCORE_KEY:
-        return None
-    role = NORMAL
-    if end - at == 7:
-        role = data[at + 6]
-        if data[at + 5] != _ROLE_KEY or role > _ONE_BYTE:
-            return None
-    return data[start + 2 : at], at + 1, role
-
-
-def _any_piece(data: bytes, start: int, end: int) -> tuple[bytes, int, int]:
-    """Return the text of a piece, the place of its score, -1 if it has none, and its type."""
-    raw, score_at, role = b"", -1, NORMAL
-    for field, first, last in _fields(data, start, end):
-        if field == 1:
-            raw = data[first:last]
-        elif field == 2:
-            score_at = first
-        elif field == 3:
-            role = _varint(data, first)[0]
-    return raw, score_at, role
 
 
 def _keeps_text(data: bytes, start: int, end: int) -> bool:
@@ -189,6 +160,8 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """Return the variable-length number at `at` and the place after it."""
+    if data[at] < 128:  # nearly all are one byte
+        return data[at], at + 1
     value = shift = 0
     while True:
         byte = data[at]

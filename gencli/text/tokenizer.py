@@ -78,7 +78,6 @@ class Tokenizer:
         self.unk, self.bos, self.eos, self.pad = UNK, BOS, EOS, PAD
         self.roles = {role: PAD + 1 + index for index, role in enumerate(ROLE_MARKERS)}
         self.control_ids = frozenset(range(NEWLINE_ID))
-        self.known_texts: dict[int, str] = {}  # of ids that are no part of a character; streams fill it
         self._processor = processor
 
     @classmethod
@@ -205,22 +204,13 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._known = tokenizer.known_texts
-        self._holds_back = False
 
     def add(self, index: int) -> str:
         """Return the text that is certain now; an incomplete character is held back."""
-        if not self._holds_back and index in self._known:
-            return self._known[index]
-        text, held = self._decoder.decode(self._tokenizer.bytes_of(index)), self._holds_back
-        self._holds_back = bool(self._decoder.getstate()[0])
-        if not held and not self._holds_back:
-            self._known[index] = text
-        return text
+        return self._decoder.decode(self._tokenizer.bytes_of(index))
 
     def flush(self) -> str:
         """Return what was held back, as U+FFFD, and start afresh."""
-        self._holds_back = False
         return self._decoder.decode(b"", final=True)
 
 
