@@ -195,3 +195,8 @@ def model_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory)
 def same(first: Arrays, second: Arrays) -> bool:
     """Tell whether two models are the same bit for bit."""
     return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def jsonl(path: Path, *rows: dict[str, str]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path

@@ -22,8 +22,7 @@ from gencli.training import checkpoint
 from gencli.training.events import Done, Stopped
 from gencli.training.loop import Run, fit
 from gencli.training.optimizer import Optimizer, Rates
-from tests.conftest import Cli, random_model, same, tiny_shape
-from tests.test_finetuning import jsonl
+from tests.conftest import Cli, jsonl, random_model, same, tiny_shape
 from tests.test_training import make_run
 
 ADAPTED = Adapter("base", 3, 6.0)

@@ -14,8 +14,7 @@ from gencli.settings.training import FinetuneSettings
 from gencli.storage import digest_of
 from gencli.training import checkpoint, continuing
 from gencli.training.loop import Length
-from tests.conftest import Cli, same
-from tests.test_finetuning import jsonl
+from tests.conftest import Cli, jsonl, same
 
 
 @pytest.fixture
