@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 LINE = 64  # bytes of the processor's cache
+_PAGE = 2 << 20  # bytes of a large page on most machines
 
 
 def whole(number: int, step: int) -> int:
@@ -25,10 +26,8 @@ class Room:
     """
 
     def __init__(self, nbytes: Iterable[int]) -> None:
-        memory = mmap.mmap(-1, max(sum(whole(each, LINE) for each in nbytes), 1))
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        self._bytes = np.frombuffer(memory, np.uint8)
+        memory = np.frombuffer(_pages(sum(whole(each, LINE) for each in nbytes) + _PAGE), np.uint8)
+        self._bytes = memory[-memory.ctypes.data % _PAGE :]
         self._next = 0
 
     def take(self, size: Sequence[int], kind: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -36,3 +35,13 @@ class Room:
         start, nbytes = self._next, math.prod(size) * np.dtype(kind).itemsize
         self._next += whole(nbytes, LINE)
         return self._bytes[start : start + nbytes].view(kind).reshape(size)
+
+
+def _pages(nbytes: int) -> mmap.mmap:
+    """Return fresh memory of this process alone: what processes might share, Linux mostly leaves in small pages."""
+    if not hasattr(mmap, "MAP_ANONYMOUS"):
+        return mmap.mmap(-1, nbytes)
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
