@@ -85,6 +85,11 @@ def engine_of(shape: Shape, **options: Any) -> CpuEngine:
     return CpuEngine(shape, weights_of(shape), **options)
 
 
+@cache
+def kept_engine(precision: Any, threads: int | None = None) -> CpuEngine:
+    return engine_of(LARGE, precision=precision, threads=threads)
+
+
 @pytest.mark.parametrize("shape", [SHAPE, GROUPED, LARGE])
 @pytest.mark.parametrize("threads", [1, None])
 def test_logits_are_those_of_transformers(shape: Shape, threads: int | None) -> None:
@@ -242,6 +247,40 @@ def test_a_row_has_the_same_bits_in_a_batch(precision: Any) -> None:
         np.testing.assert_array_equal(together[row], logits[0])
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@settings(deadline=None, max_examples=15)
+@given(counts=st.lists(st.integers(1, 140), min_size=1, max_size=12), copies=st.integers(1, 2))
+def test_prompts_read_together_have_the_bits_of_each_alone(
+    precision: Any, counts: list[int], copies: int
+) -> None:
+    prompts = [tokens_of(LARGE, count, seed=place) for place, count in enumerate(counts)]
+    engine, alone = kept_engine(precision), kept_engine(precision, 1)
+    logits = engine.start(prompts, copies=copies, slots=150)
+    following = engine.step([7] * len(logits))
+    vectors = kept_engine(precision, 2).vectors(prompts)
+    for place, prompt in enumerate(prompts):
+        np.testing.assert_array_equal(vectors[place], alone.vectors([prompt])[0])
+        expected = alone.start([prompt], slots=150)[0], alone.step([7])[0]
+        for row in range(place * copies, (place + 1) * copies):
+            np.testing.assert_array_equal((logits[row], following[row]), expected)
+
+
+def test_short_prompts_pass_the_weights_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once for each 64 of their tokens, so that the weights are read that often only."""
+    engine, passes = engine_of(SHAPE), []
+    through = CpuEngine._through
+
+    def counted(self: CpuEngine, tokens: Any, *others: Any) -> Any:
+        passes.append(len(tokens))
+        return through(self, tokens, *others)
+
+    monkeypatch.setattr(CpuEngine, "_through", counted)
+    engine.start([[1, 2, 3]] * 30, slots=10)
+    assert passes == [64, 26]
+    engine.vectors([[1, 2, 3]] * 30)
+    assert passes == [64, 26] * 2
+
+
 def test_read_only_weights_do() -> None:
     weights = {name: array.copy() for name, array in weights_of(SHAPE).items()}
     for array in weights.values():
@@ -284,6 +323,11 @@ def test_what_does_not_fit_is_refused() -> None:
             engine.start([prompt], slots=8)
     with pytest.raises(UsageError, match="from 1 to 160 tokens"):
         engine.start([[1] * 161], slots=1000)
+    refused: list[list[list[int]]] = [[[]], [[1, 2], []], [[1] * 161, [1]]]
+    for prompts in refused:
+        with pytest.raises(UsageError, match=r"from 1 to \d+ tokens"):
+            engine.vectors(prompts)
+    assert engine.start([], slots=8).shape == (0, 61) and engine.vectors([]).shape == (0, SHAPE.width)
     engine.start([[1] * 7], slots=8)
     engine.step([1])
     with pytest.raises(UsageError, match="8 slots"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import re
 import shutil
 import subprocess
 import sys
@@ -185,3 +186,22 @@ def test_room_is_zero_and_begins_with_lines() -> None:
         assert array.ctypes.data % LINE == 0 and not array.any()
     first[:], second[:] = 7, 1.5
     assert (first == 7).all() and (second == 1.5).all()
+
+
+def large_pages() -> bool:
+    """Tell whether Linux gives large pages to those that ask for them."""
+    switch = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return switch.exists() and "[never]" not in switch.read_text()
+
+
+@pytest.mark.skipif(not large_pages(), reason="this system has no large pages to give")
+def test_room_may_have_large_pages() -> None:
+    """As the kernel has it: it leaves memory that processes might share in small ones."""
+    array = Room([8 << 20]).take((8 << 20,), np.uint8)
+    areas = re.split("(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())[1:]
+    borders = [[int(number, 16) for number in area.split(" ")[0].split("-")] for area in areas]
+    (own,) = (
+        area for area, (start, end) in zip(areas, borders, strict=True) if start <= array.ctypes.data < end
+    )
+    assert re.search("THPeligible: +1", own), own
+    assert array.ctypes.data % (2 << 20) == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -100,19 +101,12 @@ class CpuEngine:
         cache holds `slots` tokens a row, at most the context. Raises UsageError for an empty prompt and
         one that doesn't fit.
         """
-        slots = min(slots, self.context)
-        for prompt in prompts:
-            if not 0 < len(prompt) <= slots:
-                raise UsageError(f"a prompt must have from 1 to {slots} tokens here, not {len(prompt)}")
-        rows = len(prompts) * copies
-        if (rows, slots) != (self._cache.keys.shape[1], self._slots):
-            self._slots = slots
-            self._use(self._empty_cache(rows, slots))
+        self._hold(len(prompts) * copies, prompts, min(slots, self.context))
         logits = np.empty((len(prompts), self.vocabulary), dtype=np.float32)
-        for place, prompt in enumerate(prompts):
-            row, end = place * copies, len(prompt)
-            logits[place] = self._prefilled(np.asarray(prompt, dtype=np.int64), row)
-            self._cache.copy(row, range(row + 1, row + copies), end)
+        for numbers, after in self._read(prompts, np.arange(len(prompts)) * copies):
+            logits[numbers] = after
+        for row, prompt in zip(range(0, len(prompts) * copies, copies), prompts, strict=True):
+            self._cache.copy(row, range(row + 1, row + copies), len(prompt))
         self.lengths = [len(prompt) for prompt in prompts for _ in range(copies)]
         self._rows = np.arange(len(self.lengths))
         return logits.repeat(copies, axis=0)
@@ -156,7 +150,8 @@ class CpuEngine:
         if not 0 < len(tokens) <= self._slots - after:
             raise UsageError(f"{len(tokens)} tokens don't fit after {after}")
         self.lengths = [after + len(tokens)]
-        return self._prefilled(np.asarray(tokens, dtype=np.int64), int(self._rows[0]), after)[None]
+        *_, (_, logits) = self._read([tokens], self._rows[:1], after)
+        return logits
 
     def keep(self, rows: Sequence[int]) -> None:
         """Forget all rows but these, given by their places in the batch; they move up in this order.
@@ -178,16 +173,31 @@ class CpuEngine:
         self.lengths = [self.lengths[row] for row in rows]
 
     def vectors(self, prompts: Sequence[Sequence[int]]) -> FloatArray:
-        """Read the prompts, each in place of the one before; return the normed vectors [B, W] after them.
+        """Read the prompts, in each other's place; return the normed vectors [B, W] after them.
 
         They are what the head makes logits of. Raises UsageError for what `start` refuses.
         """
+        lengths = [len(prompt) for prompt in prompts]
+        ends = np.cumsum(lengths)
+        starts = np.arange(0, sum(lengths), _BLOCK)
+        first, last = (np.searchsorted(ends, each, "right") for each in (starts, starts + _BLOCK - 1))
+        rows = min(
+            int(np.max(last - first, initial=0)) + 1, len(prompts)
+        )  # as many as one block has tokens of
+        self._hold(rows, prompts, min(max(lengths, default=0), self.context))
         found = np.empty((len(prompts), self._shape.width), dtype=np.float32)
-        longest = max(map(len, prompts))
-        for place, prompt in enumerate(prompts):
-            self.start([prompt], slots=longest)
-            found[place] = self._call.normed
+        for numbers, _ in self._read(prompts, np.arange(len(prompts)) % rows):
+            found[numbers] = self._call.normed(numbers.size)
         return found
+
+    def _hold(self, rows: int, prompts: Sequence[Sequence[int]], slots: int) -> None:
+        """Have a cache of so many rows and slots, unless a prompt does not fit."""
+        for prompt in prompts:
+            if not 0 < len(prompt) <= slots:
+                raise UsageError(f"a prompt must have from 1 to {slots} tokens here, not {len(prompt)}")
+        if (rows, slots) != (self._cache.keys.shape[1], self._slots):
+            self._slots = slots
+            self._use(self._empty_cache(rows, slots))
 
     def _make_room(self, rows: int) -> None:
         """Enlarge the cache if it holds fewer rows."""
@@ -218,20 +228,25 @@ class CpuEngine:
         self._cache = cache
         self._call = _Call(self._shape, self._weights, cache, self._slots, self.threads)
 
-    def _prefilled(self, prompt: IntArray, row: int, after: int = 0) -> FloatArray:
-        """Add a prompt to a row of the cache, block by block; return the logits [V] after it.
+    def _read(
+        self, prompts: Sequence[Sequence[int]], rows: IntArray, after: int = 0
+    ) -> Iterator[tuple[IntArray, FloatArray]]:
+        """Add each prompt to its row of the cache, block by block, those that are short in one block with others.
 
-        It comes after so many tokens that the row holds.
+        They come after so many tokens that the rows hold. Yields, with every block, which prompts end in it, and the
+        logits [numbers, V] after them.
         """
-        if prompt.size > _SHORT:
+        lengths = np.array([len(prompt) for prompt in prompts], np.int64)
+        tokens, ends = np.fromiter(chain.from_iterable(prompts), np.int64), np.cumsum(lengths)
+        numbers = np.repeat(np.arange(lengths.size), lengths)
+        positions = np.arange(after, after + tokens.size) - (ends - lengths)[numbers]
+        if tokens.size > _SHORT:
             summon(self.threads)
-        for start in range(0, prompt.size, _BLOCK):
-            block = prompt[start : start + _BLOCK]
-            positions = np.arange(after + start, after + start + block.size)
-            last = np.array([block.size - 1])
-            logits = self._through(block, np.full(block.size, row), positions, last, self._prompt_pace)
-        following: FloatArray = logits[0]
-        return following
+        for start in range(0, tokens.size, _BLOCK):
+            some = slice(start, start + _BLOCK)
+            done = np.flatnonzero((ends > start) & (ends <= start + _BLOCK))
+            places, last = positions[some], ends[done] - 1 - start
+            yield done, self._through(tokens[some], rows[numbers[some]], places, last, self._prompt_pace)
 
     def _through(
         self, tokens: IntArray, rows: IntArray, positions: IntArray, wanted: IntArray, pace: Pace
@@ -307,10 +322,9 @@ class _Call:
         self._job(threads)
         return self._logits[:asked]
 
-    @property
-    def normed(self) -> FloatArray:
-        """The vector [W] that the logits of the last call's first wanted token were made of.
+    def normed(self, wanted: int) -> FloatArray:
+        """Return the vectors [wanted, W] that the logits of the last call's wanted tokens were made of.
 
         Unless threads took tokens apart, the first thread made all of these.
         """
-        return self._scratch[0][layout.NORMED][: self._width]
+        return self._scratch[0][layout.NORMED][: wanted * self._width].reshape(wanted, self._width)
