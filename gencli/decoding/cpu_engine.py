@@ -101,7 +101,7 @@ class CpuEngine:
         cache holds `slots` tokens a row, at most the context. Raises UsageError for an empty prompt and
         one that doesn't fit.
         """
-        self._hold(len(prompts) * copies, prompts, min(slots, self.context))
+        self._hold(prompts, len(prompts) * copies, slots)
         logits = np.empty((len(prompts), self.vocabulary), dtype=np.float32)
         for numbers, after in self._read(prompts, np.arange(len(prompts)) * copies):
             logits[numbers] = after
@@ -178,20 +178,17 @@ class CpuEngine:
         They are what the head makes logits of. Raises UsageError for what `start` refuses.
         """
         lengths = [len(prompt) for prompt in prompts]
-        ends = np.cumsum(lengths)
-        starts = np.arange(0, sum(lengths), _BLOCK)
-        first, last = (np.searchsorted(ends, each, "right") for each in (starts, starts + _BLOCK - 1))
-        rows = min(
-            int(np.max(last - first, initial=0)) + 1, len(prompts)
-        )  # as many as one block has tokens of
-        self._hold(rows, prompts, min(max(lengths, default=0), self.context))
+        most = _BLOCK // max(min(lengths, default=0), 1) + 2  # prompts that one block has tokens of
+        rows = min(len(prompts), most)
+        self._hold(prompts, rows, max(lengths, default=0))
         found = np.empty((len(prompts), self._shape.width), dtype=np.float32)
         for numbers, _ in self._read(prompts, np.arange(len(prompts)) % rows):
             found[numbers] = self._call.normed(numbers.size)
         return found
 
-    def _hold(self, rows: int, prompts: Sequence[Sequence[int]], slots: int) -> None:
-        """Have a cache of so many rows and slots, unless a prompt does not fit."""
+    def _hold(self, prompts: Sequence[Sequence[int]], rows: int, slots: int) -> None:
+        """Have a cache of so many rows and slots, at most the context, unless a prompt does not fit."""
+        slots = min(slots, self.context)
         for prompt in prompts:
             if not 0 < len(prompt) <= slots:
                 raise UsageError(f"a prompt must have from 1 to {slots} tokens here, not {len(prompt)}")
